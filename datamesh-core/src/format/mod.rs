@@ -1,0 +1,38 @@
+//! Every byte that outlives a process or leaves it: encoding, decoding, limits, versions.
+//!
+//! Nothing else in the workspace encodes, but for the store's own files. Each value starts with its
+//! version; decoders check lengths and counts against limits before they allocate, and never recurse on
+//! remote data. The bytes are specified in `docs/format.md` and `docs/protocol.md`.
+
+mod capability;
+mod keys;
+mod layout;
+mod manifest;
+mod message;
+mod record;
+mod ticket;
+
+// pub use capability::{Access, Capability};
+// pub use keys::{KeyCommitment, ObjectKeys, OwnerSecret, ReadKey, RemovalHash, RemovalSecret, Salt};
+// pub use layout::{Layout, MAX_LAYOUT_LEN, MAX_SEGMENTS_OF_EXTENT, PlacementKey, segments_per_extent, shard_len};
+// pub use manifest::{
+//     Extents, Header, MAX_INLINE_LEN, MAX_MANIFEST_LEN, MAX_METADATA_LEN, Manifest, ManifestPublic,
+// };
+// pub use message::{Refusal, Reply, Request};
+// pub use record::{MAX_ADDRESSES, MAX_ZONE_LEN, NodeRecord, SignedRecord, Zone};
+// pub use ticket::{MeshKey, Ticket};
+
+/// The version that every format of this build writes, and the only one that it reads.
+pub const FORMAT_VERSION: u8 = 1;
+
+/// Length of an AEAD tag in bytes.
+pub const TAG_LEN: usize = 16;
+
+/// The default length of a segment's plaintext, in bytes.
+pub const DEFAULT_SEGMENT_LEN: u32 = 1 << 20;
+
+/// The shortest and longest segment that a manifest may name, in bytes of plaintext.
+pub const SEGMENT_LEN_RANGE: std::ops::RangeInclusive<u32> = (1 << 10)..=(4 << 20);
+
+/// The longest object, in bytes.
+pub const MAX_OBJECT_LEN: u64 = 1 << 48;

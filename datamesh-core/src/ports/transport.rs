@@ -1,0 +1,292 @@
+//! Messages between nodes.
+
+use std::fmt;
+use std::future::Future;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use futures::future::BoxFuture;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::NodeId;
+
+/// The longest head of a message, in bytes.
+pub const MAX_HEAD_LEN: usize = 1 << 20;
+
+/// The longest body of a message, in bytes: a 4 MiB shard with its tag and padding.
+pub const MAX_BODY_LEN: usize = (4 << 20) + (64 << 10);
+
+/// The longest address, in bytes of text.
+pub const MAX_ADDRESS_LEN: usize = 256;
+
+/// Where a node can be reached, in the text form of the transport that made it (a multiaddr for libp2p,
+/// for instance `/ip4/192.0.2.1/tcp/4001`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address(String);
+
+impl Address {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    /// Takes 1 to 256 bytes of printable ASCII without spaces.
+    fn from_str(text: &str) -> Result<Self> {
+        let printable = text.bytes().all(|b| b.is_ascii_graphic());
+        if text.is_empty() || text.len() > MAX_ADDRESS_LEN || !printable {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!(
+                    "an address is 1 to {MAX_ADDRESS_LEN} printable characters, got {} bytes",
+                    text.len()
+                ),
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// What is carried from one node to another; the transport looks into neither part.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Message {
+    /// A small encoded head, at most [`MAX_HEAD_LEN`] bytes.
+    pub head: Bytes,
+    /// The payload, at most [`MAX_BODY_LEN`] bytes, often empty.
+    pub body: Bytes,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message(head {} bytes, body {} bytes)", self.head.len(), self.body.len())
+    }
+}
+
+/// A request from another node, with the way to answer it.
+#[derive(Debug)]
+pub struct Inbound {
+    /// Who asks; proved by the transport.
+    pub from: NodeId,
+    /// What is asked.
+    pub message: Message,
+    /// The way to answer.
+    pub reply: ReplySender,
+}
+
+/// Answers one inbound request. Dropping it unanswered makes the caller's request fail at once.
+#[derive(Debug)]
+pub struct ReplySender(oneshot::Sender<Message>);
+
+impl ReplySender {
+    /// A sender and the future that resolves to what it sent, or to an error when it was dropped.
+    pub fn pair() -> (Self, oneshot::Receiver<Message>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(sender), receiver)
+    }
+
+    /// Answers. Nothing happens when the caller is gone.
+    pub fn send(self, message: Message) {
+        let _ = self.0.send(message);
+    }
+
+    /// Whether the caller is gone, so that no answer is needed.
+    pub fn is_canceled(&self) -> bool {
+        self.0.is_canceled()
+    }
+}
+
+/// A peer, and where the mesh believes that it can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerRoute {
+    /// The peer.
+    pub node: NodeId,
+    /// Its addresses, best first; at most 16 are used.
+    pub addresses: Vec<Address>,
+}
+
+/// What a transport tells unasked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TransportEvent {
+    /// The first connection to a peer is up.
+    Connected(NodeId),
+    /// The last connection to a peer is gone.
+    Disconnected(NodeId),
+    /// The addresses under which this node listens have changed.
+    Listening(Vec<Address>),
+    /// A stranger without the mesh key was refused.
+    Refused(String),
+}
+
+/// Carries one request to one node and brings one reply.
+///
+/// # Contract
+/// 1. The sender of an [`Inbound`] MUST be proved (a key exchange, or the same process), and MUST know the
+///    mesh key; others get no message through and learn nothing.
+/// 2. `call` MUST deliver a request at most once, and resolve with the reply, or with an error no later
+///    than `limit` plus one second. [`ErrorKind::Unavailable`]: the peer cannot be reached, and the request was **not** handled;
+///    [`ErrorKind::OutcomeUnknown`]: the connection broke or the peer gave up after the request was sent;
+///    [`ErrorKind::TimedOut`]: no reply in time, the request may have been handled.
+/// 3. Dropping a `call` future MUST cancel it and free what it took; the peer may still have handled it.
+/// 4. Requests to one peer MUST run concurrently; a slow one MUST NOT stop the others.
+/// 5. Heads over [`MAX_HEAD_LEN`] and bodies over [`MAX_BODY_LEN`] MUST be refused with
+///    [`ErrorKind::LimitExceeded`] by the sender, and by the receiver before memory is taken for them.
+/// 6. Everything is bounded for each peer: connections, streams, requests and bytes in flight. At a limit the
+///    sender waits (inside its deadline); nothing waits in an unbounded queue.
+/// 7. `accept` yields inbound requests; they MUST NOT be lost or reordered against their replies when
+///    `accept` is slow: the peers wait. It yields `None` after `close`.
+/// 8. A call to the local node MUST fail with [`ErrorKind::InvalidInput`]: the mesh answers itself.
+/// 9. Known peers are dialled and kept connected with jittered backoff; a call to a known peer that is not
+///    connected MUST try at once (or join the try under way), and fail as soon as that try fails.
+/// 10. After `close` returned, no thread or task of the transport runs, its ports are free, and every method
+///     returns [`ErrorKind::Closed`].
+///
+/// The conformance suite is `datamesh_core::testing::transport` (feature `testing`).
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// The node that this transport speaks for.
+    fn local_node(&self) -> NodeId;
+
+    /// Sends a request to a peer and waits for its reply, for at most `limit`.
+    ///
+    /// # Errors
+    /// `Unavailable`, `OutcomeUnknown`, `TimedOut`, `LimitExceeded`, `Closed`; see the contract.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the request; whether the peer handled it is unknown then.
+    fn call(
+        &self,
+        node: NodeId,
+        request: Message,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Message>> + Send;
+
+    /// The next inbound request, or `None` after `close`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no request.
+    fn accept(&self) -> impl Future<Output = Option<Inbound>> + Send;
+
+    /// The next event, or `None` after `close`. At most 1024 wait; then the oldest are dropped.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no event.
+    fn next_event(&self) -> impl Future<Output = Option<TransportEvent>> + Send;
+
+    /// Dials an address whose node is not known yet, proves the mesh key both ways, and says who is there.
+    ///
+    /// # Errors
+    /// `Unavailable` when nobody answers, `AccessDenied` when the peer is not of this mesh, `InvalidInput` for an
+    /// address this transport cannot read, `TimedOut`, `Closed`.
+    fn connect(&self, address: Address, limit: Duration) -> impl Future<Output = Result<NodeId>> + Send;
+
+    /// Replaces the set of peers that the transport keeps connected. At most 4096 are used.
+    fn set_peers(&self, peers: Vec<PeerRoute>);
+
+    /// The peers that are connected now.
+    fn connected(&self) -> Vec<NodeId>;
+
+    /// The addresses under which others can reach this node now; empty when it does not listen.
+    fn listen_addresses(&self) -> Vec<Address>;
+
+    /// Closes all connections and lets go of ports and threads.
+    fn close(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// The boxed twin of [`Transport`], derived for every implementer; not for implementing.
+pub trait DynTransport: fmt::Debug + Send + Sync + 'static {
+    /// See [`Transport::local_node`].
+    fn local_node(&self) -> NodeId;
+    /// See [`Transport::call`].
+    fn call(&self, node: NodeId, request: Message, limit: Duration) -> BoxFuture<'_, Result<Message>>;
+    /// See [`Transport::accept`].
+    fn accept(&self) -> BoxFuture<'_, Option<Inbound>>;
+    /// See [`Transport::next_event`].
+    fn next_event(&self) -> BoxFuture<'_, Option<TransportEvent>>;
+    /// See [`Transport::connect`].
+    fn connect(&self, address: Address, limit: Duration) -> BoxFuture<'_, Result<NodeId>>;
+    /// See [`Transport::set_peers`].
+    fn set_peers(&self, peers: Vec<PeerRoute>);
+    /// See [`Transport::connected`].
+    fn connected(&self) -> Vec<NodeId>;
+    /// See [`Transport::listen_addresses`].
+    fn listen_addresses(&self) -> Vec<Address>;
+    /// See [`Transport::close`].
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+impl<T: Transport> DynTransport for T {
+    fn local_node(&self) -> NodeId {
+        Transport::local_node(self)
+    }
+    fn call(&self, node: NodeId, request: Message, limit: Duration) -> BoxFuture<'_, Result<Message>> {
+        Box::pin(Transport::call(self, node, request, limit))
+    }
+    fn accept(&self) -> BoxFuture<'_, Option<Inbound>> {
+        Box::pin(Transport::accept(self))
+    }
+    fn next_event(&self) -> BoxFuture<'_, Option<TransportEvent>> {
+        Box::pin(Transport::next_event(self))
+    }
+    fn connect(&self, address: Address, limit: Duration) -> BoxFuture<'_, Result<NodeId>> {
+        Box::pin(Transport::connect(self, address, limit))
+    }
+    fn set_peers(&self, peers: Vec<PeerRoute>) {
+        Transport::set_peers(self, peers);
+    }
+    fn connected(&self) -> Vec<NodeId> {
+        Transport::connected(self)
+    }
+    fn listen_addresses(&self) -> Vec<Address> {
+        Transport::listen_addresses(self)
+    }
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Transport::close(self))
+    }
+}
+
+impl Transport for Arc<dyn DynTransport> {
+    fn local_node(&self) -> NodeId {
+        (**self).local_node()
+    }
+    fn call(
+        &self,
+        node: NodeId,
+        request: Message,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Message>> + Send {
+        (**self).call(node, request, limit)
+    }
+    fn accept(&self) -> impl Future<Output = Option<Inbound>> + Send {
+        (**self).accept()
+    }
+    fn next_event(&self) -> impl Future<Output = Option<TransportEvent>> + Send {
+        (**self).next_event()
+    }
+    fn connect(&self, address: Address, limit: Duration) -> impl Future<Output = Result<NodeId>> + Send {
+        (**self).connect(address, limit)
+    }
+    fn set_peers(&self, peers: Vec<PeerRoute>) {
+        (**self).set_peers(peers);
+    }
+    fn connected(&self) -> Vec<NodeId> {
+        (**self).connected()
+    }
+    fn listen_addresses(&self) -> Vec<Address> {
+        (**self).listen_addresses()
+    }
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        (**self).close()
+    }
+}

@@ -1,0 +1,8 @@
+//! Conformance suites for adapters: one for each port, each a function that panics with the number of the
+//! clause of the port's contract that was broken.
+
+pub mod crypto;
+pub mod erasure;
+pub mod runtime;
+pub mod storage;
+pub mod transport;
