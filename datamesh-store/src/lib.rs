@@ -1,1 +1,11 @@
-//! placeholder
+//! Data at rest for `datamesh`: [`ReedSolomon`], [`MemoryStore`] and, with feature `disk`, `DiskStore`.
+//!
+//! Each of the three implements a port of `datamesh-core` and passes its conformance suite.
+#![forbid(unsafe_code)]
+
+mod erasure;
+mod limits;
+mod memory;
+
+pub use erasure::ReedSolomon;
+pub use memory::MemoryStore;
