@@ -21,11 +21,8 @@ use crate::ports::{
     Inbound, MAX_BODY_LEN, MAX_HEAD_LEN, Message, ReplySender, Runtime, Transport, TransportEvent,
 };
 
-/// How long the suite waits for what must happen; far more than any transport needs on one machine.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// How long a call may take that must fail without waiting for its own limit.
-const PROMPT: Duration = Duration::from_secs(8);
+/// How long [`check`] waits for what must happen; far more than any transport needs on one machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Requests that are held back at the same time while others must pass: more than a pool of streams,
 /// fewer than the requests that any transport allows one peer.
@@ -47,7 +44,20 @@ where
     F: Fn(usize) -> Fut,
     Fut: Future<Output = Vec<T>>,
 {
-    let bench = Bench { runtime };
+    check_within(runtime, PATIENCE, open).await;
+}
+
+/// Runs the suite as [`check`] does, and waits at most `patience` for each thing that must happen.
+///
+/// # Panics
+/// With the number of the clause when the transport breaks its contract.
+pub async fn check_within<T, F, Fut>(runtime: Arc<dyn Runtime>, patience: Duration, open: F)
+where
+    T: Transport,
+    F: Fn(usize) -> Fut,
+    Fut: Future<Output = Vec<T>>,
+{
+    let bench = Bench { runtime, patience };
     let nodes: Vec<_> = open(3).await.into_iter().map(|transport| bench.serve(transport)).collect();
     let [a, b, c] = nodes.try_into().unwrap_or_else(|_| panic!("the factory did not give three transports"));
     bench.peers_connect(&a, &b, &c).await;
@@ -93,9 +103,15 @@ const ARRIVALS: usize = 1024;
 /// The suite at work.
 struct Bench {
     runtime: Arc<dyn Runtime>,
+    patience: Duration,
 }
 
 impl Bench {
+    /// How long a call may take that must fail without waiting for its own limit.
+    fn prompt(&self) -> Duration {
+        self.patience / 2
+    }
+
     /// Serves a transport: the first byte of a head says what to do.
     fn serve<T: Transport>(&self, transport: T) -> Peer<T> {
         let transport = Arc::new(transport);
@@ -128,8 +144,8 @@ impl Bench {
     }
 
     async fn call<T: Transport>(&self, from: &Peer<T>, to: NodeId, request: Message) -> Result<Message> {
-        let call = from.transport.call(to, request, PATIENCE);
-        self.within(PATIENCE + Duration::from_secs(5), "clause 2: a call outlived its limit", call).await
+        let call = from.transport.call(to, request, self.patience);
+        self.within(self.patience + Duration::from_secs(2), "clause 2: a call outlived its limit", call).await
     }
 
     async fn echo<T: Transport>(&self, from: &Peer<T>, to: NodeId, clause: &str, body: Bytes) {
@@ -146,7 +162,7 @@ impl Bench {
         for (peer, others) in [(a, [b, c]), (b, [a, c]), (c, [a, b])] {
             let mut missing: BTreeSet<_> = others.iter().map(|other| other.id).collect();
             while !missing.is_empty() {
-                match self.within(PATIENCE, clause, peer.transport.next_event()).await {
+                match self.within(self.patience, clause, peer.transport.next_event()).await {
                     Some(TransportEvent::Connected(id)) => missing.remove(&id),
                     Some(_) => false,
                     None => panic!("{clause}: events ended"),
@@ -184,7 +200,7 @@ impl Bench {
         let limit = Duration::from_millis(200);
         let before = self.runtime.now();
         let call = a.transport.call(b.id, message(b"h", Bytes::new()), limit);
-        let result = self.within(PROMPT, "clause 2: a call outlived its limit", call).await;
+        let result = self.within(self.prompt(), "clause 2: a call outlived its limit", call).await;
         let took = self.runtime.now().saturating_since(before);
         assert!(took <= limit + Duration::from_secs(1), "clause 2: a call outlived its limit: {took:?}");
         assert!(took >= limit / 2, "clause 2: a call ended long before its limit: {took:?}");
@@ -195,7 +211,7 @@ impl Bench {
     /// Clause 2: a reply that will never come ends the call at once.
     async fn a_dropped_reply_fails_the_call<T: Transport>(&self, a: &Peer<T>, b: &Peer<T>) {
         let call = self.call(a, b.id, message(b"d", Bytes::new()));
-        let result = self.within(PROMPT, "clause 2: a dropped reply did not end the call", call).await;
+        let result = self.within(self.prompt(), "clause 2: a dropped reply did not end the call", call).await;
         expect_kind("clause 2: the peer gave up", result, ErrorKind::OutcomeUnknown);
         self.echo(a, b.id, "clause 2: after a dropped reply", Bytes::from_static(b"next")).await;
     }
@@ -203,7 +219,7 @@ impl Bench {
     /// Clause 2: a node that nobody knows.
     async fn strangers_are_unavailable<T: Transport>(&self, a: &Peer<T>) {
         let call = self.call(a, NodeId::from_bytes(UNKNOWN), message(b"e", Bytes::new()));
-        let result = self.within(PROMPT, "clause 2: a call to an unknown node hangs", call).await;
+        let result = self.within(self.prompt(), "clause 2: a call to an unknown node hangs", call).await;
         expect_kind("clause 2: an unknown node", result, ErrorKind::Unavailable);
     }
 
@@ -211,20 +227,19 @@ impl Bench {
     async fn cancelled_calls_free_what_they_took<T: Transport>(&self, a: &Peer<T>, b: &Peer<T>) {
         for _ in 0..20 {
             let arrived = b.seen.next_arrivals(HELD);
-            let mut calls = future::join_all(
-                (0..HELD)
-                    .map(|_| a.transport.call(b.id, message(b"h", Bytes::from(vec![7; 100_000])), PATIENCE)),
-            );
+            let mut calls = future::join_all((0..HELD).map(|_| {
+                a.transport.call(b.id, message(b"h", Bytes::from(vec![7; 100_000])), self.patience)
+            }));
             let clause = "clause 3: requests no longer arrive after calls were dropped";
             let both = future::select(&mut calls, arrived);
-            if let Either::Left((results, _)) = self.within(PATIENCE, clause, both).await {
+            if let Either::Left((results, _)) = self.within(self.patience, clause, both).await {
                 panic!("{clause}: {:?}", results.first());
             }
             drop(calls);
             lock(&b.seen.held).clear();
         }
         self.echo(a, b.id, "clause 3: after dropped calls", Bytes::from_static(b"next")).await;
-        let never_polled = a.transport.call(b.id, message(b"e", Bytes::new()), PATIENCE);
+        let never_polled = a.transport.call(b.id, message(b"e", Bytes::new()), self.patience);
         drop(never_polled);
     }
 
@@ -241,7 +256,7 @@ impl Bench {
             }
             b.seen.release();
         };
-        let (replies, ()) = self.within(PATIENCE, clause, future::join(slow, others)).await;
+        let (replies, ()) = self.within(self.patience, clause, future::join(slow, others)).await;
         for reply in replies {
             expect("clause 4: a slow request failed", reply);
         }
@@ -283,7 +298,7 @@ impl Bench {
             self.runtime.sleep(Duration::from_millis(100)).await;
             drop(open);
         };
-        let (replies, ()) = self.within(PATIENCE, clause, future::join(calls, waited)).await;
+        let (replies, ()) = self.within(self.patience, clause, future::join(calls, waited)).await;
         for (n, reply) in replies.into_iter().enumerate() {
             let reply = expect(clause, reply);
             assert!(reply.head == numbered(1000 + n as u32).head, "clause 7: replies were mixed up");
@@ -300,12 +315,12 @@ impl Bench {
     /// `connect` and `listen_addresses` belong together.
     async fn addresses_lead_to_nodes<T: Transport>(&self, a: &Peer<T>, b: &Peer<T>) {
         for address in b.transport.listen_addresses() {
-            let connect = a.transport.connect(address.clone(), PATIENCE);
+            let connect = a.transport.connect(address.clone(), self.patience);
             let id = expect("clause 9: a listen address does not connect", connect.await);
             assert_eq!(id, b.id, "clause 1: {address} led to another node");
         }
         let nonsense = "no-such-network".parse().unwrap_or_else(|error| panic!("{error}"));
-        let result = a.transport.connect(nonsense, PATIENCE).await;
+        let result = a.transport.connect(nonsense, self.patience).await;
         expect_kind("connect: an address of no known form", result, ErrorKind::InvalidInput);
     }
 
@@ -318,14 +333,15 @@ impl Bench {
             c.transport.close().await;
         };
         let clause = "clause 2: a call to a peer that left hangs";
-        let (result, ()) = self.within(PATIENCE, clause, future::join(pending, close)).await;
+        let (result, ()) = self.within(self.patience, clause, future::join(pending, close)).await;
         expect_kind("clause 2: the peer left after the request", result, ErrorKind::OutcomeUnknown);
         let gone =
             async { while a.transport.next_event().await != Some(TransportEvent::Disconnected(c.id)) {} };
-        self.within(PATIENCE, "clause 9: nobody said that a peer is gone", gone).await;
+        self.within(self.patience, "clause 9: nobody said that a peer is gone", gone).await;
         assert!(!a.transport.connected().contains(&c.id), "clause 9: a peer that left counts as connected");
         let call = self.call(a, c.id, message(b"e", Bytes::new()));
-        let result = self.within(PROMPT, "clause 9: a call to a known peer that left hangs", call).await;
+        let result =
+            self.within(self.prompt(), "clause 9: a call to a known peer that left hangs", call).await;
         expect_kind("clause 9: a known peer that left", result, ErrorKind::Unavailable);
         self.echo(a, b.id, "clause 9: a third node", Bytes::from_static(b"still here")).await;
     }
@@ -340,22 +356,23 @@ impl Bench {
             arrived.await;
             a.transport.close().await;
         };
-        let (result, ()) = self.within(PATIENCE, clause, future::join(pending, close)).await;
+        let (result, ()) = self.within(self.patience, clause, future::join(pending, close)).await;
         assert!(result.is_err(), "clause 10: a call outlived close");
-        let call = self.within(PATIENCE, clause, self.call(&a, b.id, message(b"e", Bytes::new()))).await;
+        let call = self.within(self.patience, clause, self.call(&a, b.id, message(b"e", Bytes::new()))).await;
         expect_kind("clause 10: call", call, ErrorKind::Closed);
         if let Some(address) = address {
-            let connect = self.within(PATIENCE, clause, a.transport.connect(address, PATIENCE)).await;
+            let connect =
+                self.within(self.patience, clause, a.transport.connect(address, self.patience)).await;
             expect_kind("clause 10: connect", connect, ErrorKind::Closed);
         }
-        let accepted = self.within(PATIENCE, clause, a.transport.accept()).await;
+        let accepted = self.within(self.patience, clause, a.transport.accept()).await;
         assert!(accepted.is_none(), "clause 7: accept yields requests after close");
         let events = async { while a.transport.next_event().await.is_some() {} };
-        self.within(PATIENCE, "clause 10: events go on after close", events).await;
+        self.within(self.patience, "clause 10: events go on after close", events).await;
         assert!(a.transport.connected().is_empty(), "clause 10: still connected");
         assert!(a.transport.listen_addresses().is_empty(), "clause 10: still listening");
-        self.within(PATIENCE, clause, a.transport.close()).await;
-        self.within(PATIENCE, clause, b.transport.close()).await;
+        self.within(self.patience, clause, a.transport.close()).await;
+        self.within(self.patience, clause, b.transport.close()).await;
     }
 }
 
