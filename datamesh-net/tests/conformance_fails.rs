@@ -1,0 +1,195 @@
+//! The conformance suite must fail what breaks the contract: transports that are wrong on purpose.
+
+mod common;
+
+use std::time::Duration;
+
+use async_lock::Mutex;
+use bytes::Bytes;
+use common::{TestRuntime, run};
+use datamesh_core::id::NodeId;
+use datamesh_core::ports::{
+    Address, Inbound, MAX_BODY_LEN, Message, PeerRoute, ReplySender, Transport, TransportEvent,
+};
+use datamesh_core::testing::transport;
+use datamesh_core::{Error, ErrorKind, Result};
+use datamesh_net::memory::{MemoryNetwork, MemoryTransport};
+
+/// What a wrong transport does wrong.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    WrongSender,
+    DeliversTwice,
+    ForgetsTheLimit,
+    HidesDroppedReplies,
+    StrangersTimeOut,
+    OneAtATime,
+    LeaksCancelledCalls,
+    CutsBodies,
+    DropsWhenBusy,
+    CallsItself,
+    NeverDisconnects,
+    GoesOnAfterClose,
+}
+
+#[derive(Debug)]
+struct Wrong {
+    fault: Fault,
+    inner: MemoryTransport,
+    turn: Mutex<()>,
+    slots: async_lock::Semaphore,
+}
+
+impl Transport for Wrong {
+    fn local_node(&self) -> NodeId {
+        self.inner.local_node()
+    }
+
+    async fn call(&self, node: NodeId, mut request: Message, mut limit: Duration) -> Result<Message> {
+        let _turn = match self.fault {
+            Fault::OneAtATime => Some(self.turn.lock().await),
+            _ => None,
+        };
+        match self.fault {
+            Fault::ForgetsTheLimit => limit = Duration::from_secs(10),
+            Fault::CutsBodies => request.body.truncate(MAX_BODY_LEN - 1),
+            Fault::CallsItself if node == self.local_node() => return Ok(request),
+            Fault::DeliversTwice => {
+                let _ = self.inner.call(node, request.clone(), limit).await;
+            }
+            Fault::LeaksCancelledCalls => {
+                let slot = self.slots.acquire().await;
+                slot.forget();
+                let result = self.inner.call(node, request, limit).await;
+                self.slots.add_permits(1);
+                return result;
+            }
+            _ => {}
+        }
+        let result = self.inner.call(node, request, limit).await;
+        match result.as_ref().map_err(Error::kind) {
+            Err(ErrorKind::OutcomeUnknown) if self.fault == Fault::HidesDroppedReplies => {
+                std::future::pending().await
+            }
+            Err(ErrorKind::Unavailable) if self.fault == Fault::StrangersTimeOut => {
+                Err(Error::new(ErrorKind::TimedOut, "nobody there"))
+            }
+            _ => result,
+        }
+    }
+
+    async fn accept(&self) -> Option<Inbound> {
+        let mut inbound = self.inner.accept().await?;
+        match self.fault {
+            Fault::WrongSender => inbound.from = self.local_node(),
+            Fault::DropsWhenBusy => {
+                // A transport that keeps one request and loses the rest, as an acceptor that is busy would.
+                while let Some(Some(next)) = futures::FutureExt::now_or_never(self.inner.accept()) {
+                    drop(inbound);
+                    inbound = next;
+                }
+            }
+            _ => {}
+        }
+        Some(inbound)
+    }
+
+    async fn next_event(&self) -> Option<TransportEvent> {
+        loop {
+            let event = self.inner.next_event().await?;
+            let hidden =
+                matches!(event, TransportEvent::Disconnected(_)) && self.fault == Fault::NeverDisconnects;
+            if !hidden {
+                return Some(event);
+            }
+        }
+    }
+
+    async fn connect(&self, address: Address, limit: Duration) -> Result<NodeId> {
+        self.inner.connect(address, limit).await
+    }
+
+    fn set_peers(&self, peers: Vec<PeerRoute>) {
+        self.inner.set_peers(peers);
+    }
+
+    fn connected(&self) -> Vec<NodeId> {
+        self.inner.connected()
+    }
+
+    fn listen_addresses(&self) -> Vec<Address> {
+        self.inner.listen_addresses()
+    }
+
+    async fn close(&self) {
+        let deaf = self.fault == Fault::GoesOnAfterClose && self.local_node().as_bytes()[0] == 1;
+        if !deaf {
+            self.inner.close().await;
+        }
+    }
+}
+
+fn suite(fault: Fault) {
+    let runtime = TestRuntime::shared();
+    let network = MemoryNetwork::new();
+    let open = |count: usize| {
+        let node = |n: usize| NodeId::from_bytes([n as u8 + 1; 32]);
+        let all: Vec<_> = (0..count).map(node).collect();
+        let nodes = all.iter().map(|id| network.join(*id, runtime.clone()).unwrap()).collect::<Vec<_>>();
+        for transport in &nodes {
+            let others = nodes.iter().filter(|other| other.local_node() != transport.local_node());
+            transport.set_peers(
+                others
+                    .map(|other| PeerRoute { node: other.local_node(), addresses: other.listen_addresses() })
+                    .collect(),
+            );
+        }
+        let wrong = nodes.into_iter().map(|inner| Wrong {
+            fault,
+            inner,
+            turn: Mutex::new(()),
+            slots: async_lock::Semaphore::new(100),
+        });
+        std::future::ready(wrong.collect())
+    };
+    run(transport::check_within(runtime.clone(), Duration::from_secs(3), open));
+}
+
+macro_rules! faults {
+    ($($name:ident: $fault:ident breaks $clause:literal;)*) => {$(
+        #[test]
+        #[should_panic(expected = $clause)]
+        fn $name() {
+            suite(Fault::$fault);
+        }
+    )*};
+}
+
+faults! {
+    wrong_sender: WrongSender breaks "clause 1";
+    delivers_twice: DeliversTwice breaks "clause 2: a request was delivered twice";
+    forgets_the_limit: ForgetsTheLimit breaks "clause 2: a call outlived its limit";
+    hides_dropped_replies: HidesDroppedReplies breaks "clause 2: a dropped reply did not end the call";
+    strangers_time_out: StrangersTimeOut breaks "clause 2: an unknown node";
+    leaks_cancelled_calls: LeaksCancelledCalls breaks "clause 3";
+    one_at_a_time: OneAtATime breaks "clause";
+    cuts_bodies: CutsBodies breaks "clause 5";
+    drops_when_busy: DropsWhenBusy breaks "clause";
+    calls_itself: CallsItself breaks "clause 8";
+    never_disconnects: NeverDisconnects breaks "clause 9";
+    goes_on_after_close: GoesOnAfterClose breaks "clause 10";
+}
+
+#[test]
+fn the_wrapper_itself_is_right() {
+    suite(Fault::None);
+}
+
+#[test]
+fn a_reply_sender_that_is_dropped_is_noticed() {
+    let (sender, receiver) = ReplySender::pair();
+    drop(sender);
+    assert!(run(receiver).is_err());
+    assert!(Message::default().body == Bytes::new());
+}
