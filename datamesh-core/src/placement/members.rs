@@ -1,0 +1,192 @@
+//! The members of a mesh, as one node knows them.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use crate::format::{SignedRecord, Zone};
+use crate::id::NodeId;
+
+/// The most members that a node keeps. At about 2 KiB for a record with its addresses that is 8 MiB, and
+/// ranking that many takes about a millisecond.
+pub const MAX_MEMBERS: usize = 4096;
+
+/// What placement needs to know of a member.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Member {
+    /// The node.
+    pub node: NodeId,
+    /// The failure domain that it declares.
+    pub zone: Zone,
+    /// The bytes that it offers; 0 for a client, which never holds anything.
+    pub capacity: u64,
+}
+
+impl From<&SignedRecord> for Member {
+    fn from(signed: &SignedRecord) -> Self {
+        let record = signed.record();
+        Self { node: record.node, zone: record.zone.clone(), capacity: record.capacity }
+    }
+}
+
+/// What merging a record did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merge {
+    /// A node that was not known before.
+    Added,
+    /// A newer record of a known node.
+    Updated,
+    /// It was known already, or something newer is.
+    Unchanged,
+    /// [`MAX_MEMBERS`] are known, and this is not one of them.
+    Full,
+}
+
+/// The signed records of the members: a join that gives the same table whatever the order, grouping and
+/// repetition of the records that came in, as long as there is room for all.
+#[derive(Debug, Clone, Default)]
+pub struct MemberTable {
+    records: BTreeMap<NodeId, SignedRecord>,
+}
+
+impl MemberTable {
+    /// A table that knows nobody.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a record in, whose signature was verified when it was decoded.
+    ///
+    /// The higher sequence wins. Of two different records with one sequence, which only a faulty node
+    /// signs, the one with the smaller BLAKE3 hash wins, so that all members agree.
+    pub fn merge(&mut self, record: SignedRecord) -> Merge {
+        let full = self.records.len() >= MAX_MEMBERS;
+        match self.records.entry(record.record().node) {
+            Entry::Vacant(_) if full => Merge::Full,
+            Entry::Vacant(vacant) => {
+                vacant.insert(record);
+                Merge::Added
+            }
+            Entry::Occupied(mut known) if supersedes(&record, known.get()) => {
+                known.insert(record);
+                Merge::Updated
+            }
+            Entry::Occupied(_) => Merge::Unchanged,
+        }
+    }
+
+    /// Forgets a node; returns what was known of it.
+    pub fn remove(&mut self, node: &NodeId) -> Option<SignedRecord> {
+        self.records.remove(node)
+    }
+
+    /// What a node says of itself.
+    pub fn record(&self, node: &NodeId) -> Option<&SignedRecord> {
+        self.records.get(node)
+    }
+
+    /// Every record, by node id.
+    pub fn records(&self) -> impl ExactSizeIterator<Item = &SignedRecord> {
+        self.records.values()
+    }
+
+    /// The members for [`rank`](crate::placement::rank), clients among them, by node id.
+    pub fn members(&self) -> Vec<Member> {
+        self.records.values().map(Member::from).collect()
+    }
+
+    /// How many members are known.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether nobody is known.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+}
+
+/// Whether `new` takes the place of `known`, a record of the same node.
+fn supersedes(new: &SignedRecord, known: &SignedRecord) -> bool {
+    let (newer, older) = (new.record().sequence, known.record().sequence);
+    let hash = |record: &SignedRecord| *blake3::hash(&record.encode()).as_bytes();
+    newer > older || (newer == older && hash(new) < hash(known))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::format::NodeRecord;
+    use crate::ports::{Identity, Signature};
+    use proptest::prelude::*;
+
+    pub(crate) fn node(number: usize) -> NodeId {
+        let mut bytes = *blake3::hash(&number.to_le_bytes()).as_bytes();
+        bytes[0] = number as u8;
+        NodeId::from_bytes(bytes)
+    }
+
+    pub(crate) fn key(number: u64) -> [u8; 32] {
+        *blake3::hash(&number.to_le_bytes()).as_bytes()
+    }
+
+    /// Members of equal capacity, spread over zones in turn.
+    pub(crate) fn members(number: usize, zones: usize) -> Vec<Member> {
+        let zone = |i: usize| format!("zone-{}", i % zones).parse().unwrap();
+        (0..number).map(|i| Member { node: node(i), zone: zone(i), capacity: 1 << 40 }).collect()
+    }
+
+    #[derive(Debug)]
+    struct Signer(NodeId);
+
+    impl Identity for Signer {
+        fn node_id(&self) -> NodeId {
+            self.0
+        }
+        fn sign(&self, _message: &[u8]) -> Signature {
+            [7; 64]
+        }
+    }
+
+    fn record(number: usize, sequence: u64, capacity: u64) -> SignedRecord {
+        let node = node(number);
+        let record = NodeRecord { node, addresses: Vec::new(), zone: Zone::default(), capacity, sequence };
+        record.sign(&Signer(node)).unwrap()
+    }
+
+    #[test]
+    fn the_newer_record_wins() {
+        let mut table = MemberTable::new();
+        assert_eq!(table.merge(record(1, 5, 10)), Merge::Added);
+        assert_eq!(table.merge(record(1, 5, 10)), Merge::Unchanged);
+        assert_eq!(table.merge(record(1, 4, 99)), Merge::Unchanged);
+        assert_eq!(table.merge(record(1, 6, 20)), Merge::Updated);
+        assert_eq!(table.members()[0].capacity, 20);
+        assert!(table.remove(&node(1)).is_some());
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn a_full_table_takes_updates_only() {
+        let mut table = MemberTable::new();
+        for i in 0..MAX_MEMBERS {
+            table.merge(record(i, 1, 1));
+        }
+        assert_eq!(table.len(), MAX_MEMBERS);
+        assert_eq!(table.merge(record(MAX_MEMBERS, 1, 1)), Merge::Full);
+        assert_eq!(table.merge(record(0, 2, 1)), Merge::Updated);
+        assert_eq!(table.len(), MAX_MEMBERS);
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_gives_the_same_table(
+            said in proptest::collection::vec((0usize..5, 0u64..3, 0u64..3), 1..30)
+        ) {
+            let mut forward = MemberTable::new();
+            let mut backward = MemberTable::new();
+            said.iter().for_each(|(n, s, c)| { forward.merge(record(*n, *s, *c)); });
+            said.iter().rev().for_each(|(n, s, c)| { backward.merge(record(*n, *s, *c)); });
+            prop_assert_eq!(forward.members(), backward.members());
+        }
+    }
+}
