@@ -5,22 +5,29 @@
 //! remote data. The bytes are specified in `docs/format.md` and `docs/protocol.md`.
 
 mod capability;
+mod cbor;
+mod header;
 mod keys;
 mod layout;
 mod manifest;
 mod message;
 mod record;
+mod text;
 mod ticket;
 
-// pub use capability::{Access, Capability};
-// pub use keys::{KeyCommitment, ObjectKeys, OwnerSecret, ReadKey, RemovalHash, RemovalSecret, Salt};
-// pub use layout::{Layout, MAX_LAYOUT_LEN, MAX_SEGMENTS_OF_EXTENT, PlacementKey, segments_per_extent, shard_len};
-// pub use manifest::{
-//     Extents, Header, MAX_INLINE_LEN, MAX_MANIFEST_LEN, MAX_METADATA_LEN, Manifest, ManifestPublic,
-// };
-// pub use message::{Refusal, Reply, Request};
-// pub use record::{MAX_ADDRESSES, MAX_ZONE_LEN, NodeRecord, SignedRecord, Zone};
-// pub use ticket::{MeshKey, Ticket};
+pub use capability::{Access, Capability};
+pub use header::{Header, MAX_INLINE_LEN, MAX_METADATA_ENTRIES, MAX_METADATA_LEN};
+pub use keys::{KeyCommitment, ObjectKeys, OwnerSecret, ReadKey, RemovalHash, RemovalSecret, Salt};
+pub use layout::{
+    Layout, MAX_LAYOUT_LEN, MAX_SEGMENTS_OF_EXTENT, PlacementKey, segments_per_extent, shard_len,
+};
+pub use manifest::{Extents, MAX_MANIFEST_LEN, Manifest, ManifestPublic, segment_count};
+pub use message::{
+    MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, MAX_RECORDS_OF_MESSAGE, MAX_REFUSAL_TEXT_LEN, Refusal, Reply,
+    Request,
+};
+pub use record::{MAX_ADDRESSES, MAX_RECORD_LEN, MAX_ZONE_LEN, NodeRecord, SignedRecord, Zone};
+pub use ticket::{MAX_TICKET_ADDRESSES, MeshKey, Ticket};
 
 /// The version that every format of this build writes, and the only one that it reads.
 pub const FORMAT_VERSION: u8 = 1;
