@@ -295,7 +295,7 @@ mod tests {
 
     /// Moves for each shard when one of N nodes goes: holders as a set, and indexes.
     fn moved(number: usize) -> (f64, f64) {
-        const KEYS: u64 = 4_000;
+        const KEYS: u64 = 1_500;
         let all = members(number, 1);
         let fewer = &all[1..];
         let (mut sets, mut indexes) = (0, 0);
