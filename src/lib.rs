@@ -1,2 +1,3 @@
 //! placeholder
 pub use datamesh_core::*;
+pub mod runtime;

@@ -167,17 +167,17 @@ for the future, sunscreen would be it.";
 fn threads_agree(suite: &dyn CryptoSuite) {
     let plaintext = pattern(4096);
     let expected = Sealed::of(suite, &plaintext);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                for _ in 0..16 {
-                    let sealed = Sealed::of(suite, &plaintext);
-                    assert_eq!(sealed.tag, expected.tag, "suite clause 5: threads disturb each other");
-                    assert_eq!(sealed.open(suite).0, plaintext, "suite clause 5: threads disturb each other");
-                }
-            });
-        }
+    let agrees = || {
+        (0..16).all(|_| {
+            let sealed = Sealed::of(suite, &plaintext);
+            sealed.tag == expected.tag && sealed.open(suite).0 == plaintext
+        })
+    };
+    let agree = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(agrees)).collect();
+        threads.into_iter().all(|thread| thread.join().is_ok_and(|agrees| agrees))
     });
+    assert!(agree, "suite clause 5: threads disturb each other");
 }
 
 fn identity_is_constant(suite: &dyn CryptoSuite, identity: &dyn Identity) {
