@@ -7,10 +7,25 @@
 pub mod error;
 pub mod format;
 pub mod id;
+mod mesh;
 pub mod node;
+mod object;
+mod observe;
+mod peers;
 pub mod placement;
 pub mod ports;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use error::{Error, ErrorKind, Result};
+pub use format::{Access, Capability, MeshKey, NodeRecord, Ticket, Zone};
+pub use id::{ExtentId, NodeId, ObjectId, OperationId, ShardId};
+pub use mesh::{
+    Explain, Get, GetToPath, HealthCheck, Limits, Mesh, MeshBuilder, OpenReader, OpenStream, Put, Remove, StatRequest,
+};
+pub use object::{
+    Explanation, ExtentHealth, Health, ObjectReader, ObjectStream, Progress, Receipt, Removal, ShardPlace, Source, Stat,
+};
+pub use observe::{Event, Events, Metrics};
+pub use peers::NodeStatus;
+pub use ports::{Address, Redundancy};

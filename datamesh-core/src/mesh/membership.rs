@@ -1,0 +1,303 @@
+//! Members learn of each other: signed node records are exchanged, kept, and passed on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{NodeRecord, Reply, Request, SignedRecord, Zone};
+use crate::id::NodeId;
+use crate::mesh::Core;
+use crate::object::ASK_LIMIT;
+use crate::observe::Event;
+use crate::placement::Merge;
+use crate::ports::{Address, Batch, Table, TransportEvent};
+
+/// How often a node compares notes with one other, on average.
+const GOSSIP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Records in one message: a page of them stays under the limits of a message's head.
+const RECORDS_OF_MESSAGE: usize = 128;
+
+/// Peers that hear of a change at once; the others hear of it from these or by gossip.
+const TELL_AT_ONCE: usize = 32;
+
+/// How long a node that joins waits for connections to the members that it has just learned of.
+const SETTLE_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long an address of a ticket may take to answer.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often the wait for connections looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What this node says of itself.
+#[derive(Debug)]
+pub(super) struct OwnRecord {
+    zone: Zone,
+    capacity: u64,
+    current: Mutex<Option<SignedRecord>>,
+}
+
+impl OwnRecord {
+    pub(super) fn new(zone: Zone, capacity: u64) -> Self {
+        Self { zone, capacity, current: Mutex::new(None) }
+    }
+
+    /// Whether this node offers no capacity.
+    fn is_client(&self) -> bool {
+        self.capacity == 0
+    }
+}
+
+impl Core {
+    /// Reads the records that were kept, and makes this node's own.
+    pub(super) async fn load_members(self: &Arc<Self>) -> Result<()> {
+        let storage = self.node.storage();
+        let mut after = None;
+        loop {
+            let page = storage.scan_records(Table::Members, Bytes::new(), after, 256).await?;
+            for (_, value) in &page.records {
+                let record = SignedRecord::decode(value, &*self.engine.suite)?;
+                self.engine.peers.merge(record);
+            }
+            after = page.records.last().map(|(key, _)| key.clone());
+            if !page.more || after.is_none() {
+                break;
+            }
+        }
+        self.renew_own_record(self.listen_addresses()).await
+    }
+
+    pub(super) fn listen_addresses(&self) -> Vec<Address> {
+        let of = |transport: &Arc<dyn crate::ports::DynTransport>| transport.listen_addresses();
+        self.engine.peers.transports().iter().flat_map(of).take(crate::format::MAX_ADDRESSES).collect()
+    }
+
+    /// Signs a new record of this node, keeps it and tells the others.
+    ///
+    /// A client has no record: nobody needs to find it, and short-lived ones would fill the table.
+    pub(super) async fn renew_own_record(self: &Arc<Self>, addresses: Vec<Address>) -> Result<()> {
+        if self.own.is_client() {
+            return Ok(());
+        }
+        let local = self.engine.peers.local();
+        let kept = self.engine.peers.records().into_iter().find(|kept| kept.record().node == local);
+        let kept_record = kept.as_ref().map(SignedRecord::record);
+        let same = |record: &NodeRecord| {
+            record.addresses == addresses && record.zone == self.own.zone && record.capacity == self.own.capacity
+        };
+        let signed = match (&kept, kept_record) {
+            (Some(kept), Some(record)) if same(record) => kept.clone(),
+            _ => {
+                let last = kept_record.map_or(0, |record| record.sequence);
+                let sequence = self.engine.runtime.wall_time().0.max(last.saturating_add(1));
+                let record = NodeRecord {
+                    node: local,
+                    addresses,
+                    zone: self.own.zone.clone(),
+                    capacity: self.own.capacity,
+                    sequence,
+                };
+                record.sign(&*self.identity)?
+            }
+        };
+        *self.own.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(signed.clone());
+        self.take_records(vec![signed]).await
+    }
+
+    /// Merges records, keeps what is new and passes it on.
+    async fn take_records(self: &Arc<Self>, records: Vec<SignedRecord>) -> Result<()> {
+        let changed: Vec<SignedRecord> = records
+            .into_iter()
+            .filter(|record| matches!(self.engine.peers.merge(record.clone()), Merge::Added | Merge::Updated))
+            .collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        self.engine.peers.update_routes();
+        let mut batch = Batch::new();
+        for record in &changed {
+            let node = record.record().node;
+            batch = batch.put(Table::Members, node.as_bytes().to_vec(), record.encode());
+            self.engine.events.emit(Event::Member(node));
+        }
+        self.node.storage().commit(batch).await?;
+        let core = Arc::clone(self);
+        self.tasks.start(async move { core.tell(&changed).await })
+    }
+
+    /// Tells connected peers of records that are new here.
+    async fn tell(&self, records: &[SignedRecord]) {
+        let local = self.engine.peers.local();
+        let connected = self.connected();
+        let others = connected.into_iter().filter(|node| *node != local).take(TELL_AT_ONCE);
+        let encoded: Vec<Bytes> = records.iter().map(SignedRecord::encode).take(RECORDS_OF_MESSAGE).collect();
+        let calls = others.map(|node| {
+            let request = Request::Members { records: encoded.clone() };
+            self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT)
+        });
+        // Whoever is not reached hears of it by gossip.
+        future::join_all(calls).await;
+    }
+
+    /// The peers that are connected now.
+    pub(super) fn connected(&self) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> =
+            self.engine.peers.transports().iter().flat_map(|transport| transport.connected()).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+
+    /// Answers another node's exchange: takes its records in, and gives what it may not have.
+    pub(super) async fn answer_members(self: &Arc<Self>, records: Vec<Bytes>) -> Reply {
+        let read = |bytes: &Bytes| SignedRecord::decode(bytes, &*self.engine.suite);
+        let records: Vec<SignedRecord> = match records.iter().map(read).collect() {
+            Ok(records) => records,
+            Err(error) => {
+                return Reply::Failed { refusal: crate::format::Refusal::Invalid, text: error.to_string() };
+            }
+        };
+        if let Err(error) = self.take_records(records).await {
+            tracing::warn!(%error, "member records could not be kept");
+        }
+        Reply::Members { records: self.page_of_records() }
+    }
+
+    /// This node's own record and a run of the others, which begins at a random place where they do not all fit.
+    fn page_of_records(&self) -> Vec<Bytes> {
+        let own = self.own.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut records = self.engine.peers.records();
+        if records.len() > RECORDS_OF_MESSAGE {
+            let draw: u64 = self.engine.runtime.random().map_or(0, u64::from_le_bytes);
+            let start = usize::try_from(draw % records.len() as u64).unwrap_or(0);
+            records.rotate_left(start);
+        }
+        let others = records.iter().map(SignedRecord::encode).take(RECORDS_OF_MESSAGE - 1);
+        own.iter().map(SignedRecord::encode).chain(others).collect()
+    }
+
+    /// Exchanges records with a node.
+    pub(super) async fn exchange(self: &Arc<Self>, node: NodeId) -> Result<()> {
+        let request = Request::Members { records: self.page_of_records() };
+        match self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT).await? {
+            (Reply::Members { records }, _) => {
+                let read = |bytes: &Bytes| SignedRecord::decode(bytes, &*self.engine.suite);
+                self.take_records(records.iter().map(read).collect::<Result<_>>()?).await
+            }
+            (other, _) => Err(crate::peers::unexpected(&other, node)),
+        }
+    }
+
+    /// Reaches one of these addresses at least, and learns the members from it.
+    ///
+    /// # Errors
+    /// The last address's own error when none can be reached.
+    pub(super) async fn bootstrap(self: &Arc<Self>, addresses: &[Address]) -> Result<()> {
+        let dials = addresses.iter().map(|address| self.dial(address));
+        let mut failed = Error::new(ErrorKind::InvalidInput, "the ticket names no address; ask for a new one");
+        let mut reached = false;
+        for dialled in future::join_all(dials).await {
+            match dialled {
+                Ok(node) => {
+                    self.exchange(node).await?;
+                    reached = true;
+                }
+                Err(error) => failed = error,
+            }
+        }
+        if !reached {
+            return Err(failed.with_operation("join"));
+        }
+        self.settle().await;
+        Ok(())
+    }
+
+    async fn dial(&self, address: &Address) -> Result<NodeId> {
+        let mut failed = Error::new(ErrorKind::Unavailable, "this mesh has no transport; it is a mesh of one");
+        for (number, transport) in self.engine.peers.transports().iter().enumerate() {
+            match transport.connect(address.clone(), CONNECT_LIMIT).await {
+                Ok(node) => {
+                    self.engine.peers.connected(number, node);
+                    return Ok(node);
+                }
+                Err(error) => failed = error.with_subject(address),
+            }
+        }
+        Err(failed)
+    }
+
+    /// Waits, not for long, until the members that are known are connected.
+    async fn settle(&self) {
+        let runtime = &*self.engine.runtime;
+        let _ = runtime.timeout(SETTLE_LIMIT, self.until(|core| core.storage_nodes_connected().1)).await;
+    }
+
+    /// Waits until something holds.
+    pub(super) async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        while !holds(self) {
+            self.engine.runtime.sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// How many members that hold data are connected (this node among them), and whether all are.
+    pub(super) fn storage_nodes_connected(&self) -> (usize, bool) {
+        let members = self.engine.peers.storage_members();
+        let connected = members.iter().filter(|member| self.engine.peers.is_connected(&member.node)).count();
+        (connected, connected == members.len())
+    }
+
+    /// Compares notes with a random connected peer, again and again.
+    pub(super) async fn gossip(self: Arc<Self>) {
+        loop {
+            let draw: u64 = self.engine.runtime.random().map_or(0, u64::from_le_bytes);
+            let jitter = Duration::from_millis(draw % 5_000);
+            self.engine.runtime.sleep(GOSSIP_INTERVAL / 2 + jitter * 2).await;
+            let connected = self.connected();
+            let pick = usize::try_from(draw >> 32).unwrap_or(0) % connected.len().max(1);
+            if let Some(node) = connected.get(pick) {
+                if let Err(error) = self.exchange(*node).await {
+                    tracing::debug!(%error, "gossip failed");
+                }
+            }
+        }
+    }
+
+    /// Follows what one transport tells.
+    pub(super) async fn follow(self: Arc<Self>, number: usize) {
+        let Some(transport) = self.engine.peers.transports().get(number).cloned() else { return };
+        while let Some(event) = transport.next_event().await {
+            match event {
+                TransportEvent::Connected(node) => self.on_connected(number, node),
+                TransportEvent::Disconnected(node) => {
+                    if self.engine.peers.disconnected(number, node) {
+                        self.engine.events.emit(Event::NodeDown(node));
+                    }
+                }
+                TransportEvent::Listening(addresses) => {
+                    self.engine.events.emit(Event::Listening(addresses));
+                    if let Err(error) = self.renew_own_record(self.listen_addresses()).await {
+                        tracing::warn!(%error, "this node's new addresses could not be kept");
+                    }
+                }
+                TransportEvent::Refused(text) => self.engine.events.emit(Event::Refused(text)),
+            }
+        }
+    }
+
+    fn on_connected(self: &Arc<Self>, number: usize, node: NodeId) {
+        self.engine.peers.connected(number, node);
+        self.engine.events.emit(Event::NodeUp(node));
+        let core = Arc::clone(self);
+        let exchange = async move {
+            if let Err(error) = core.exchange(node).await {
+                tracing::debug!(%error, "the first exchange with a peer failed");
+            }
+        };
+        // A runtime that is gone has no use for new members.
+        let _ = self.tasks.start(exchange);
+    }
+}

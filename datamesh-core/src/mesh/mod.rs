@@ -1,0 +1,364 @@
+//! The handle: what a program does with a mesh.
+
+mod builder;
+mod membership;
+mod requests;
+mod serve;
+mod tasks;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Capability, MeshKey, Ticket, Zone};
+use crate::id::NodeId;
+use crate::node::{Node, NodeEvent, NodeOptions};
+use crate::object::budget::ByteBudget;
+use crate::object::buffer::BufferPool;
+use crate::object::{Engine, Source};
+use crate::observe::{Counters, Event, EventHub, Events, Metrics};
+use crate::peers::{NodeStatus, Peers};
+use crate::ports::{
+    Address, Capacity, CryptoSuite, DynStorage, DynTransport, ErasureCode, Files, Identity, Redundancy, Runtime,
+};
+
+pub use builder::{Limits, MeshBuilder};
+pub use requests::{Explain, Get, GetToPath, HealthCheck, OpenReader, OpenStream, Put, Remove, StatRequest};
+
+use membership::OwnRecord;
+use tasks::Tasks;
+
+/// For how long `shutdown` lets requests of peers finish.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often the node looks for staged shards that nobody committed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// A node of a mesh, and everything a program does with it.
+///
+/// A clone is the same mesh: handles are cheap, and may be used from any thread and under any executor. Each verb
+/// gives a request value that does nothing until it is awaited; dropping a future is always safe. When the last
+/// handle is dropped the mesh is shut down in the background; [`shutdown`](Self::shutdown) waits for that.
+#[derive(Clone)]
+pub struct Mesh(Arc<Handle>);
+
+/// Signals the end when the last handle goes.
+struct Handle(Arc<Core>);
+
+/// What the handles and the background tasks share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    engine: Arc<Engine>,
+    node: Arc<Node>,
+    identity: Arc<dyn Identity>,
+    own: OwnRecord,
+    mesh_key: Option<MeshKey>,
+    limits: Limits,
+    tasks: Tasks,
+    inbound: Arc<async_lock::Semaphore>,
+    inbound_now: AtomicUsize,
+    closed: async_lock::Mutex<bool>,
+}
+
+/// The checked parts of a mesh.
+struct Parts {
+    runtime: Arc<dyn Runtime>,
+    storage: Arc<dyn DynStorage>,
+    code: Arc<dyn ErasureCode>,
+    suite: Arc<dyn CryptoSuite>,
+    identity: Arc<dyn Identity>,
+    files: Option<Arc<dyn Files>>,
+    transports: Vec<Arc<dyn DynTransport>>,
+    mesh_key: Option<MeshKey>,
+    bootstrap: Vec<Address>,
+    redundancy: Redundancy,
+    segment_len: u32,
+    zone: Zone,
+    capacity: u64,
+    limits: Limits,
+}
+
+impl fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mesh(node {})", self.node_id().fmt_short())
+    }
+}
+
+impl Mesh {
+    /// A builder with no defaults wired, for a mesh of your own parts.
+    pub fn builder() -> MeshBuilder {
+        MeshBuilder::default()
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.0.0
+    }
+
+    fn engine(&self) -> Arc<Engine> {
+        Arc::clone(&self.core().engine)
+    }
+
+    /// This node's name.
+    pub fn node_id(&self) -> NodeId {
+        self.core().engine.peers.local()
+    }
+
+    /// Stores bytes, text, a file by its path, or a [`Source`] as a new object.
+    ///
+    /// Await it for the [`Receipt`](crate::Receipt), which has the own capability.
+    pub fn put(&self, source: impl Into<Source>) -> Put {
+        Put::new(self.clone(), source.into())
+    }
+
+    /// Reads an object, or a range of it, as one `Bytes`, a reader, a stream or a file.
+    ///
+    /// Needs an own or read capability.
+    pub fn get(&self, capability: impl Into<Capability>) -> Get {
+        Get::new(self.clone(), capability.into())
+    }
+
+    /// Reads what an object's manifest tells: length, media type, metadata. Needs an own or read capability.
+    pub fn stat(&self, capability: impl Into<Capability>) -> StatRequest {
+        StatRequest::new(self.clone(), capability.into())
+    }
+
+    /// Removes an object from every member that can be reached. Needs the own capability.
+    pub fn remove(&self, capability: impl Into<Capability>) -> Remove {
+        Remove::new(self.clone(), capability.into())
+    }
+
+    /// Asks every member what it holds of an object, and computes the margin. Any capability will do.
+    pub fn health(&self, capability: impl Into<Capability>) -> HealthCheck {
+        HealthCheck::new(self.clone(), capability.into())
+    }
+
+    /// Says where every shard of an object is, where it should be, and what fails if a node leaves. Any capability
+    /// will do.
+    pub fn explain(&self, capability: impl Into<Capability>) -> Explain {
+        Explain::new(self.clone(), capability.into())
+    }
+
+    /// The members of the mesh, as this node knows them, by node id. Clients are not members.
+    pub fn nodes(&self) -> Vec<NodeStatus> {
+        self.core().engine.peers.statuses()
+    }
+
+    /// The addresses under which other nodes can reach this one now.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.core().listen_addresses()
+    }
+
+    /// What a new node needs to join: the mesh key and addresses, this node's own first. Keep it secret.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a mesh that has no mesh key or knows no address that anybody listens on.
+    pub fn ticket(&self) -> Result<Ticket> {
+        let core = self.core();
+        let refuse = |text| Err(Error::new(ErrorKind::InvalidInput, text).with_operation("ticket"));
+        let Some(mesh_key) = core.mesh_key.clone() else {
+            return refuse("this mesh has no mesh key; give one to its builder");
+        };
+        let mut addresses = core.listen_addresses();
+        let others = core.engine.peers.records().into_iter().flat_map(|record| record.record().addresses.clone());
+        for address in others {
+            if addresses.len() < 8 && !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        if addresses.is_empty() {
+            return refuse("nobody listens on this mesh; open it with an address to listen on");
+        }
+        Ok(Ticket { mesh_key, addresses })
+    }
+
+    /// Waits until this many members that hold data are connected, this node among them.
+    ///
+    /// # Errors
+    /// `TimedOut`, with the number that are connected, after `limit`.
+    ///
+    /// # Cancel safety
+    /// Safe to drop.
+    pub async fn wait_for_nodes(&self, count: usize, limit: Duration) -> Result<()> {
+        let core = self.core();
+        let reached = core.until(|core| core.storage_nodes_connected().0 >= count);
+        core.engine.runtime.timeout(limit, reached).await.map_err(|error| {
+            let have = core.storage_nodes_connected().0;
+            error.with_operation("wait for nodes").with_counts(have, count, Vec::new())
+        })
+    }
+
+    /// What happens from now on, as a stream that ends with the mesh.
+    pub fn events(&self) -> Events {
+        self.core().engine.events.subscribe()
+    }
+
+    /// Running totals since the mesh was opened.
+    pub fn metrics(&self) -> Metrics {
+        let core = self.core();
+        let budget = &core.engine.budget;
+        let mut metrics = core.engine.counters.snapshot();
+        metrics.budget_in_use = budget.in_use() as u64;
+        metrics.budget_limit = budget.limit() as u64;
+        metrics.connected_peers = core.connected().len() as u64;
+        metrics.inbound_now = core.inbound_now.load(Ordering::Relaxed) as u64;
+        metrics
+    }
+
+    /// What this node's store holds and may still take.
+    ///
+    /// # Errors
+    /// The store's own.
+    ///
+    /// # Cancel safety
+    /// Safe to drop.
+    pub async fn usage(&self) -> Result<Capacity> {
+        self.core().node.storage().capacity().await
+    }
+
+    /// Gives the space of removed shards on this node back to the disk.
+    ///
+    /// # Errors
+    /// The store's own.
+    ///
+    /// # Cancel safety
+    /// Safe to drop; the store goes on or stops between two steps.
+    pub async fn compact(&self) -> Result<()> {
+        self.core().node.storage().compact().await
+    }
+
+    /// Shuts the mesh down: peers' requests are finished, connections closed, the store closed. Returns when nothing
+    /// of it runs any more. Other handles then give `Closed`; calling it again does nothing.
+    ///
+    /// # Errors
+    /// The store's own when its last sync failed; the mesh is closed even then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the rest to the background.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.core().shutdown().await
+    }
+}
+
+impl Core {
+    async fn open(parts: Parts) -> Result<Mesh> {
+        let events = EventHub::default();
+        let counters = Arc::new(Counters::default());
+        let node = Node::open(Arc::clone(&parts.storage), Arc::clone(&parts.runtime), node_options(&parts, &events)).await?;
+        let peers =
+            Peers::new(Arc::clone(&node), parts.identity.node_id(), parts.transports, Arc::clone(&parts.runtime));
+        let code = Arc::clone(&parts.code);
+        parts.runtime.compute(move || code.warm_up()).await?;
+        let engine = Engine {
+            peers: Arc::new(peers),
+            code: parts.code,
+            suite: parts.suite,
+            files: parts.files,
+            redundancy: parts.redundancy,
+            segment_len: parts.segment_len,
+            budget: ByteBudget::new(parts.limits.memory_bytes),
+            buffers: BufferPool::default(),
+            events,
+            counters,
+            runtime: Arc::clone(&parts.runtime),
+        };
+        let core = Arc::new(Self {
+            engine: Arc::new(engine),
+            node,
+            identity: parts.identity,
+            own: OwnRecord::new(parts.zone, parts.capacity),
+            mesh_key: parts.mesh_key,
+            tasks: Tasks::new(&parts.runtime),
+            inbound: Arc::new(async_lock::Semaphore::new(parts.limits.inbound_requests)),
+            inbound_now: AtomicUsize::new(0),
+            closed: async_lock::Mutex::new(false),
+            limits: parts.limits,
+        });
+        // From here on, a failure drops the handle, which closes everything.
+        let mesh = Mesh(Arc::new(Handle(Arc::clone(&core))));
+        core.begin(&parts.bootstrap).await?;
+        Ok(mesh)
+    }
+
+    async fn begin(self: &Arc<Self>, bootstrap: &[Address]) -> Result<()> {
+        self.load_members().await?;
+        for number in 0..self.engine.peers.transports().len() {
+            self.tasks.start(Arc::clone(self).serve(number))?;
+            self.tasks.start(Arc::clone(self).follow(number))?;
+        }
+        self.engine.peers.update_routes();
+        let local = self.engine.peers.local();
+        let alone = self.engine.peers.records().iter().all(|record| record.record().node == local);
+        if !bootstrap.is_empty() {
+            let joined = self.bootstrap(bootstrap).await;
+            // Members that are known from before are dialled in any case.
+            if alone {
+                joined?;
+            }
+        }
+        self.tasks.start(Arc::clone(self).gossip())?;
+        self.tasks.start(Arc::clone(self).sweep())
+    }
+
+    /// Removes what no extent uses: once for what an earlier process left, then what was staged too long ago.
+    async fn sweep(self: Arc<Self>) {
+        if let Err(error) = self.node.sweep_orphans().await {
+            tracing::warn!(%error, "the sweep of unused shards failed");
+        }
+        loop {
+            self.engine.runtime.sleep(SWEEP_INTERVAL).await;
+            if let Err(error) = self.node.sweep(self.engine.runtime.now()).await {
+                tracing::warn!(%error, "the sweep of staged shards failed");
+            }
+        }
+    }
+
+    async fn shutdown(&self) -> Result<()> {
+        self.tasks.stop();
+        let mut closed = self.closed.lock().await;
+        if *closed {
+            return Ok(());
+        }
+        let drained = self.engine.runtime.timeout(DRAIN_LIMIT, self.tasks.finished()).await;
+        if drained.is_err() {
+            tracing::warn!("requests of peers did not finish in time; their connections are closed");
+        }
+        for transport in self.engine.peers.transports() {
+            transport.close().await;
+        }
+        let result = self.node.storage().close().await;
+        self.engine.events.close();
+        *closed = true;
+        result.map_err(|error| error.with_operation("shutdown"))
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.0.tasks.is_stopped() {
+            return;
+        }
+        self.0.tasks.stop();
+        let core = Arc::clone(&self.0);
+        let end = async move {
+            if let Err(error) = core.shutdown().await {
+                tracing::warn!(%error, "the mesh was not shut down cleanly");
+            }
+        };
+        // A runtime that is gone has already dropped what there was to close.
+        let _ = self.0.engine.runtime.spawn(end.boxed());
+    }
+}
+
+fn node_options(parts: &Parts, events: &EventHub) -> NodeOptions {
+    let events = events.clone();
+    let sink = move |event: NodeEvent| {
+        if let NodeEvent::CorruptShard { shard } = event {
+            events.emit(Event::CorruptShard(shard));
+        }
+    };
+    NodeOptions::default().with_staged_bytes(parts.limits.staged_bytes).with_events(Arc::new(sink))
+}

@@ -1,0 +1,48 @@
+//! Requests of other nodes are answered.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use crate::format::{Refusal, Reply, Request};
+use crate::mesh::Core;
+use crate::observe::count;
+use crate::ports::{Inbound, Message};
+
+impl Core {
+    /// Answers what comes in by one transport, a bounded number of requests at a time; the others wait there.
+    pub(super) async fn serve(self: Arc<Self>, number: usize) {
+        let Some(transport) = self.engine.peers.transports().get(number).cloned() else { return };
+        while let Some(inbound) = transport.accept().await {
+            let place = self.inbound.acquire_arc().await;
+            let core = Arc::clone(&self);
+            let answer = async move {
+                core.inbound_now.fetch_add(1, Ordering::Relaxed);
+                core.answer(inbound).await;
+                core.inbound_now.fetch_sub(1, Ordering::Relaxed);
+                drop(place);
+            };
+            if self.tasks.start_to_end(answer).is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, inbound: Inbound) {
+        let Inbound { from, message, reply } = inbound;
+        let (answer, body) = match Request::decode(&message.head) {
+            Ok(Request::Members { records }) => (self.answer_members(records).await, Bytes::new()),
+            Ok(request) => self.node.handle(from, request, message.body).await,
+            Err(error) => {
+                let refusal = match error.kind() {
+                    crate::ErrorKind::Unsupported => Refusal::Unsupported,
+                    _ => Refusal::Invalid,
+                };
+                (Reply::Failed { refusal, text: error.to_string() }, Bytes::new())
+            }
+        };
+        count(&self.engine.counters.inbound_requests, 1);
+        reply.send(Message { head: answer.encode(), body });
+    }
+}

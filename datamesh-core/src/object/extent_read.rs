@@ -1,0 +1,363 @@
+//! Reading one extent: shards from the likeliest holders, others where these are slow, silent or wrong.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{self, BoxFuture, Either};
+use futures::stream::{FuturesUnordered, StreamExt};
+use futures::{FutureExt, pin_mut};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Layout, PlacementKey, Reply, Request};
+use crate::id::{ExtentId, NodeId, ShardId};
+use crate::object::gather::gather;
+use crate::object::segment::{Codec, Decoded, Place};
+use crate::object::{ASK_LIMIT, Engine, READ_LIMIT};
+use crate::observe::{Event, count};
+use crate::peers::unexpected;
+use crate::placement::{CallClass, rank};
+
+/// What asking for a parity shard costs in the choice of holders: about the time of a decode, so that parity is
+/// asked for where a data shard's holder is clearly slower.
+const PARITY_COST: Duration = Duration::from_millis(3);
+
+/// What an earlier failure of a holder, in this read, costs in the choice.
+const FAILED_COST: Duration = Duration::from_secs(600);
+
+/// An extent that is being read.
+#[derive(Debug)]
+pub(super) struct ExtentReader {
+    engine: Arc<Engine>,
+    id: ExtentId,
+    layout: Layout,
+    known: Mutex<Known>,
+    describing: async_lock::Mutex<()>,
+}
+
+/// What is known of the holders.
+#[derive(Debug, Default)]
+struct Known {
+    /// Who is believed to hold each shard index, best guess first.
+    holders: Vec<Vec<NodeId>>,
+    described: bool,
+    /// Who failed in this read.
+    failed: BTreeSet<NodeId>,
+    /// Who did not answer, for the error.
+    silent: BTreeSet<NodeId>,
+}
+
+/// The shards of one segment as they come in.
+struct Collecting {
+    shards: Vec<Option<Bytes>>,
+    from: Vec<Option<NodeId>>,
+    tried: BTreeSet<(usize, NodeId)>,
+    running: BTreeSet<usize>,
+    extra: usize,
+}
+
+type Fetch = BoxFuture<'static, (usize, NodeId, Result<Option<Bytes>>)>;
+
+impl ExtentReader {
+    pub(super) fn new(engine: &Arc<Engine>, id: ExtentId, layout: Layout) -> Self {
+        let members = engine.peers.storage_members();
+        let ranking = rank(layout.placement.as_bytes(), &members);
+        let guess = ranking.assign(layout.redundancy);
+        let holder = |index| guess.as_ref().and_then(|guess| guess.holder(index)).into_iter().collect();
+        let known = Known { holders: (0..layout.redundancy.total()).map(holder).collect(), ..Known::default() };
+        Self {
+            engine: Arc::clone(engine),
+            id,
+            layout,
+            known: Mutex::new(known),
+            describing: async_lock::Mutex::new(()),
+        }
+    }
+
+    /// Asks the extent's holders for its layout, in the order of the ranking, and checks it against its name.
+    ///
+    /// # Errors
+    /// `Unavailable` when some did not answer, `NotFound` when all did and none has it.
+    pub(super) async fn find_layout(engine: &Arc<Engine>, id: ExtentId, placement: &PlacementKey) -> Result<Layout> {
+        let members = engine.peers.storage_members();
+        let mut order: Vec<NodeId> = rank(placement.as_bytes(), &members).nodes().collect();
+        order.sort_by_key(|node| !engine.peers.is_live(node));
+        let mut order = order.into_iter();
+        let mut silent = Vec::new();
+        let mut running = FuturesUnordered::new();
+        let ask = |node| {
+            let call = engine.peers.call(node, Request::ReadLayout { extent: id }, Bytes::new(), ASK_LIMIT);
+            call.map(move |answer| (node, answer))
+        };
+        running.extend(order.next().map(ask));
+        while !running.is_empty() {
+            let hedge = engine.runtime.sleep(crate::placement::DEFAULT_HEDGE);
+            match future::select(running.next(), hedge).await {
+                Either::Left((Some((_, Ok((Reply::Done, body)))), _)) if ExtentId::of(&body) == id => {
+                    return Layout::decode(&body);
+                }
+                Either::Left((Some((_, Ok((Reply::Absent | Reply::Removed, _)))), _)) | Either::Right(_) => {}
+                Either::Left((Some((node, _)), _)) => silent.push(node),
+                Either::Left((None, _)) => break,
+            }
+            running.extend(order.next().map(ask));
+        }
+        if silent.is_empty() {
+            return Err(Error::new(ErrorKind::NotFound, "no node of the mesh has this extent; it is lost or was removed")
+                .with_subject(id));
+        }
+        let text = "no layout among the nodes that answered; start the missing nodes and retry";
+        Err(Error::new(ErrorKind::Unavailable, text).with_subject(id).with_counts(0, 1, silent))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The extent's name.
+    pub(super) fn id(&self) -> ExtentId {
+        self.id
+    }
+
+    /// The layout.
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The plaintext of one segment.
+    ///
+    /// # Errors
+    /// `Unavailable` with have, need and who was missing, when fewer than k right shards can be had.
+    pub(super) async fn read_segment(
+        &self,
+        codec: &Arc<Codec>,
+        segment: usize,
+        place: Place,
+        plain_len: usize,
+    ) -> Result<Bytes> {
+        let expected = crate::format::shard_len(plain_len + crate::format::TAG_LEN, self.layout.redundancy);
+        if self.layout.shard_len_of(segment) != expected || segment >= usize::from(self.layout.segments) {
+            return Err(Error::new(ErrorKind::Corrupt, "the layout does not fit the object's length"));
+        }
+        let mut collecting = self.collecting();
+        loop {
+            self.collect(segment, &mut collecting).await?;
+            let (codec, layout, shards) = (Arc::clone(codec), self.layout.clone(), collecting.shards.clone());
+            let work = move || codec.decode(&layout, segment, place, plain_len, &shards);
+            match self.engine.runtime.compute(work).await?? {
+                Decoded::Plain(plain) => {
+                    self.count_decoded(&collecting);
+                    return Ok(plain);
+                }
+                Decoded::Wrong(wrong) => self.discard(segment, wrong, &mut collecting),
+            }
+        }
+    }
+
+    fn collecting(&self) -> Collecting {
+        let total = self.layout.redundancy.total();
+        Collecting {
+            shards: vec![None; total],
+            from: vec![None; total],
+            tried: BTreeSet::new(),
+            running: BTreeSet::new(),
+            extra: 0,
+        }
+    }
+
+    fn count_decoded(&self, collecting: &Collecting) {
+        count(&self.engine.counters.segments_decoded, 1);
+        if collecting.shards.iter().take(self.layout.redundancy.data()).any(Option::is_none) {
+            count(&self.engine.counters.segments_reconstructed, 1);
+        }
+    }
+
+    /// Fetches shards of a segment until k are there.
+    async fn collect(&self, segment: usize, collecting: &mut Collecting) -> Result<()> {
+        let need = self.layout.redundancy.data();
+        let mut fetches: FuturesUnordered<Fetch> = FuturesUnordered::new();
+        while collecting.have() < need {
+            while collecting.have() + fetches.len() < need + collecting.extra {
+                let Some((index, node)) = self.next_candidate(collecting) else { break };
+                fetches.push(self.fetch(segment, index, node, collecting));
+            }
+            if fetches.is_empty() {
+                if self.describe().await {
+                    continue;
+                }
+                return Err(self.too_few(collecting.have(), need));
+            }
+            let hedge = self.engine.runtime.sleep(self.hedge_after(collecting));
+            let next = fetches.next();
+            pin_mut!(next);
+            match future::select(next, hedge).await {
+                Either::Left((Some((index, node, answer)), _)) => self.take(index, node, answer, collecting),
+                Either::Left((None, _)) => {}
+                Either::Right(_) => {
+                    if collecting.extra < self.layout.redundancy.total() {
+                        collecting.extra += 1;
+                        count(&self.engine.counters.hedges, 1);
+                    }
+                }
+            }
+        }
+        collecting.running.clear();
+        Ok(())
+    }
+
+    /// The likeliest holder that was not asked yet of a shard that is not there yet.
+    fn next_candidate(&self, collecting: &Collecting) -> Option<(usize, NodeId)> {
+        let known = self.known();
+        let data = self.layout.redundancy.data();
+        let wanted = |index: &usize| !collecting.running.contains(index) && collecting.is_missing(*index);
+        let pairs = known.holders.iter().enumerate().filter(|(index, _)| wanted(index));
+        let pairs = pairs.flat_map(|(index, nodes)| nodes.iter().map(move |node| (index, *node)));
+        let cost = |(index, node): &(usize, NodeId)| {
+            let mut cost = self.engine.peers.score(node);
+            if *index >= data {
+                cost += PARITY_COST;
+            }
+            if known.failed.contains(node) {
+                cost += FAILED_COST;
+            }
+            (cost, *index)
+        };
+        pairs.filter(|pair| !collecting.tried.contains(pair)).min_by_key(cost)
+    }
+
+    fn fetch(&self, segment: usize, index: usize, node: NodeId, collecting: &mut Collecting) -> Fetch {
+        collecting.tried.insert((index, node));
+        collecting.running.insert(index);
+        let engine = Arc::clone(&self.engine);
+        let shard = self.layout.shard(segment, index);
+        async move {
+            let Some(shard) = shard else { return (index, node, Ok(None)) };
+            let answer = engine.peers.call(node, Request::ReadShard { shard }, Bytes::new(), READ_LIMIT).await;
+            let answer = match answer {
+                Ok((Reply::Done, body)) => Ok(Some(body)),
+                Ok((Reply::Absent | Reply::Removed, _)) => Ok(None),
+                Ok((other, _)) => Err(unexpected(&other, node)),
+                Err(error) => Err(error),
+            };
+            (index, node, answer)
+        }
+        .boxed()
+    }
+
+    fn take(&self, index: usize, node: NodeId, answer: Result<Option<Bytes>>, collecting: &mut Collecting) {
+        collecting.running.remove(&index);
+        match answer {
+            Ok(Some(body)) => collecting.put(index, Some((body, node))),
+            Ok(None) => {
+                let mut known = self.known();
+                if let Some(holders) = known.holders.get_mut(index) {
+                    holders.retain(|holder| *holder != node);
+                }
+            }
+            Err(error) => {
+                let mut known = self.known();
+                known.failed.insert(node);
+                if error.kind() != ErrorKind::Corrupt {
+                    known.silent.insert(node);
+                }
+            }
+        }
+    }
+
+    fn hedge_after(&self, collecting: &Collecting) -> Duration {
+        let asked = collecting.tried.iter().filter(|(index, _)| collecting.running.contains(index));
+        let slowest = asked.map(|(_, node)| self.engine.peers.hedge_after(node, CallClass::Bulk)).max();
+        slowest.unwrap_or(crate::placement::DEFAULT_HEDGE)
+    }
+
+    /// Drops shards that are not what the layout names, and tells of those who sent them.
+    fn discard(&self, segment: usize, wrong: Vec<usize>, collecting: &mut Collecting) {
+        for index in wrong {
+            let sender = collecting.from.get(index).copied().flatten();
+            collecting.put(index, None);
+            let (Some(node), Some(shard)) = (sender, self.layout.shard(segment, index)) else { continue };
+            self.known().failed.insert(node);
+            self.accuse(node, shard);
+        }
+    }
+
+    fn accuse(&self, node: NodeId, shard: ShardId) {
+        count(&self.engine.counters.wrong_answers, 1);
+        self.engine.peers.answered_wrongly(node);
+        self.engine.events.emit(Event::WrongShard { node, extent: self.id, shard });
+        let engine = Arc::clone(&self.engine);
+        let hint = async move {
+            // A hint: the holder looks for itself, and nothing depends on its answer.
+            let _ = engine.peers.call(node, Request::Recheck { shard }, Bytes::new(), ASK_LIMIT).await;
+        };
+        let _ = self.engine.runtime.spawn(hint.boxed());
+    }
+
+    /// Asks every member what it holds of the extent; says whether that was news.
+    async fn describe(&self) -> bool {
+        let _one_at_a_time = self.describing.lock().await;
+        if self.known().described {
+            return false;
+        }
+        let holdings = self.holdings().await;
+        let mut known = self.known();
+        known.described = true;
+        for (node, answer) in holdings {
+            match answer {
+                Ok(indexes) => {
+                    for index in indexes {
+                        let holders = known.holders.get_mut(usize::from(index));
+                        holders.filter(|holders| !holders.contains(&node)).into_iter().for_each(|holders| holders.push(node));
+                    }
+                }
+                Err(_) => drop(known.silent.insert(node)),
+            }
+        }
+        true
+    }
+
+    /// What every member that can hold data says that it holds of the extent.
+    pub(super) async fn holdings(&self) -> Vec<(NodeId, Result<Vec<u8>>)> {
+        let members = self.engine.peers.storage_members();
+        let ask = |node: NodeId| {
+            let request = Request::Describe { extents: vec![self.id] };
+            let call = self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT);
+            let read = move |answer: Result<(Reply, Bytes)>| match answer? {
+                (Reply::Described { held }, _) => Ok(held.into_iter().next().flatten().unwrap_or_default()),
+                (other, _) => Err(unexpected(&other, node)),
+            };
+            (node, call.map(read))
+        };
+        let calls = members.iter().map(|member| ask(member.node)).collect();
+        gather(&*self.engine.runtime, calls, self.layout.redundancy.parity()).await
+    }
+
+    fn too_few(&self, have: usize, need: usize) -> Error {
+        let known = self.known();
+        let missing: Vec<NodeId> = known.silent.iter().chain(&known.failed).copied().collect::<BTreeSet<_>>().into_iter().collect();
+        if known.silent.is_empty() {
+            let text = "every member answered, and too few right shards are left; the segment is lost unless a holder comes back";
+            return Error::new(ErrorKind::Corrupt, text).with_counts(have, need, missing);
+        }
+        Error::new(ErrorKind::Unavailable, "too few shards could be had; start the missing nodes and retry")
+            .with_counts(have, need, missing)
+    }
+}
+
+impl Collecting {
+    fn have(&self) -> usize {
+        self.shards.iter().flatten().count()
+    }
+
+    fn is_missing(&self, index: usize) -> bool {
+        self.shards.get(index).is_some_and(Option::is_none)
+    }
+
+    fn put(&mut self, index: usize, shard: Option<(Bytes, NodeId)>) {
+        let (shard, node) = shard.unzip();
+        if let (Some(slot), Some(from)) = (self.shards.get_mut(index), self.from.get_mut(index)) {
+            (*slot, *from) = (shard, node);
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! One extent of a put: its shards are staged with their holders, and then its layout is committed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Layout, PlacementKey, RemovalHash, Reply, Request};
+use crate::id::{ExtentId, NodeId, OperationId, ShardId};
+use crate::object::budget::Share;
+use crate::object::gather::gather;
+use crate::object::segment::{Coder, Stripe};
+use crate::object::{Engine, READ_LIMIT, STORE_LIMIT};
+use crate::observe::{Event, count};
+use crate::peers::unexpected;
+use crate::placement::{Assignment, Member, margin, rank};
+
+/// How often one extent may be mended before the put gives up, beyond once for each member.
+const SPARE_ROUNDS: usize = 4;
+
+/// How many segments are mended at a time.
+const MEND_WINDOW: usize = 4;
+
+/// An extent on its way to its holders.
+#[derive(Debug)]
+pub(super) struct ExtentWriter {
+    engine: Arc<Engine>,
+    coder: Coder,
+    operation: OperationId,
+    placement: PlacementKey,
+    removal: RemovalHash,
+    members: Vec<Member>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    failed: BTreeSet<NodeId>,
+    assignment: Assignment,
+    segments: BTreeMap<usize, Staged>,
+    committed: BTreeMap<NodeId, BTreeSet<u8>>,
+}
+
+/// What was staged of one segment.
+#[derive(Debug)]
+struct Staged {
+    ids: Vec<ShardId>,
+    shard_len: usize,
+    /// Who has each shard.
+    holders: Vec<Option<NodeId>>,
+}
+
+/// An extent that its holders have acknowledged.
+#[derive(Debug, Clone)]
+pub(super) struct WrittenExtent {
+    pub(super) id: ExtentId,
+    pub(super) layout: Layout,
+    pub(super) holders: Vec<(NodeId, Vec<u8>)>,
+    pub(super) margin: usize,
+}
+
+impl ExtentWriter {
+    /// Chooses the holders of a new extent among the live members.
+    ///
+    /// # Errors
+    /// `NotStored` where no member can hold data.
+    pub(super) fn new(
+        engine: &Arc<Engine>,
+        coder: &Coder,
+        operation: OperationId,
+        placement: PlacementKey,
+        removal: RemovalHash,
+    ) -> Result<Self> {
+        let members = engine.peers.live_members();
+        let assignment = rank(placement.as_bytes(), &members).assign(coder.redundancy).ok_or_else(nobody)?;
+        let state =
+            State { failed: BTreeSet::new(), assignment, segments: BTreeMap::new(), committed: BTreeMap::new() };
+        Ok(Self {
+            engine: Arc::clone(engine),
+            coder: coder.clone(),
+            operation,
+            placement,
+            removal,
+            members,
+            state: Mutex::new(state),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The margin that the holders chosen now will give.
+    pub(super) fn expected_margin(&self) -> usize {
+        let assignment = self.state().assignment.clone();
+        assignment.margin(self.coder.redundancy).unwrap_or(0).min(self.coder.redundancy.parity())
+    }
+
+    /// Stages all shards of a segment; a holder that fails or lags is replaced by the next in rank.
+    pub(super) async fn stage(&self, segment: usize, stripe: Stripe) -> Result<()> {
+        let total = stripe.shards.len();
+        let staged =
+            Staged { ids: stripe.ids.clone(), shard_len: stripe.shard_len, holders: vec![None; total] };
+        self.state().segments.insert(segment, staged);
+        let shards = stripe.shards.into_iter().enumerate().collect();
+        self.stage_shards(segment, shards).await
+    }
+
+    /// Stages these shards of a segment with whoever is to hold them.
+    async fn stage_shards(&self, segment: usize, mut shards: Vec<(usize, Bytes)>) -> Result<()> {
+        while !shards.is_empty() {
+            let calls = shards.iter().map(|(index, shard)| self.stage_call(segment, *index, shard)).collect::<Result<_>>()?;
+            let answers = gather(&*self.engine.runtime, calls, self.coder.redundancy.parity()).await;
+            for ((index, node), answer) in answers {
+                match answer {
+                    Ok(()) => {
+                        self.mark(segment, index, Some(node));
+                        shards.retain(|(other, _)| *other != index);
+                    }
+                    Err(error) => self.give_up(node, error)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::type_complexity, reason = "a key and its call")]
+    fn stage_call(
+        &self,
+        segment: usize,
+        index: usize,
+        shard: &Bytes,
+    ) -> Result<((usize, NodeId), BoxFuture<'_, Result<()>>)> {
+        let state = self.state();
+        let node = state.assignment.holder(index).ok_or_else(nobody)?;
+        let id = state.segments.get(&segment).and_then(|staged| staged.ids.get(index)).copied();
+        let id = id.ok_or_else(nobody)?;
+        let call = self.engine.peers.call(node, Request::Stage { shard: id }, shard.clone(), STORE_LIMIT);
+        let call = call.map(move |answer| match answer? {
+            (Reply::Done, _) => Ok(()),
+            (other, _) => Err(unexpected(&other, node)),
+        });
+        Ok(((index, node), call.boxed()))
+    }
+
+    fn mark(&self, segment: usize, index: usize, holder: Option<NodeId>) {
+        let mut state = self.state();
+        let slot = state.segments.get_mut(&segment).and_then(|staged| staged.holders.get_mut(index));
+        if let Some(slot) = slot {
+            *slot = holder;
+        }
+    }
+
+    /// Passes a holder's shards on to the next in rank.
+    ///
+    /// # Errors
+    /// `NotStored`, with the holder's own error as its source, where nobody is left.
+    fn give_up(&self, node: NodeId, error: Error) -> Result<()> {
+        let mut state = self.state();
+        if !state.failed.insert(node) {
+            return Ok(());
+        }
+        count(&self.engine.counters.holders_replaced, 1);
+        self.engine.events.emit(Event::HolderReplaced { node, reason: error.to_string() });
+        let ranking = rank(self.placement.as_bytes(), &self.members);
+        let next = ranking.replacement(self.coder.redundancy, &state.assignment, &state.failed);
+        let missing: Vec<NodeId> = state.failed.iter().copied().collect();
+        state.assignment = next.ok_or_else(|| {
+            Error::new(ErrorKind::NotStored, "every holder failed; see that nodes are up and have space, and put again")
+                .with_counts(0, self.coder.redundancy.total(), missing)
+                .with_source(error)
+        })?;
+        Ok(())
+    }
+
+    /// Commits the layout with every holder, mending what is missing, and says who holds what.
+    ///
+    /// With `enough` the wait ends when that margin is reached, and the rest is finished in the background.
+    pub(super) async fn commit(self: &Arc<Self>, share: &Share, enough: Option<usize>) -> Result<WrittenExtent> {
+        let layout = self.layout()?;
+        let encoded = layout.encode();
+        let id = ExtentId::of(&encoded);
+        let rounds = self.members.len() + SPARE_ROUNDS;
+        for round in 0..rounds {
+            self.mend(&layout, share).await?;
+            self.commit_round(&encoded, &layout).await?;
+            let (holders, margin, complete) = self.progress();
+            let reached = margin.filter(|margin| complete || enough.is_some_and(|enough| *margin >= enough));
+            if let Some(margin) = reached {
+                if !complete {
+                    self.finish_later(rounds - round, layout.clone(), encoded, share.clone());
+                }
+                return Ok(WrittenExtent { id, layout, holders, margin });
+            }
+        }
+        let (holders, margin, _) = self.progress();
+        Err(Error::new(ErrorKind::NotStored, "holders kept losing what they had taken; look at their disks and put again")
+            .with_counts(margin.unwrap_or(0), self.expected_margin(), holders.into_iter().map(|(node, _)| node).collect()))
+    }
+
+    fn finish_later(self: &Arc<Self>, rounds: usize, layout: Layout, encoded: Bytes, share: Share) {
+        let writer = Arc::clone(self);
+        let task = async move {
+            for _ in 0..rounds {
+                let round = async {
+                    writer.mend(&layout, &share).await?;
+                    writer.commit_round(&encoded, &layout).await
+                };
+                if round.await.is_err() || writer.progress().2 {
+                    return;
+                }
+            }
+        };
+        // A runtime that is gone takes the rest of the work with it; the margin that was promised is reached.
+        let _ = self.engine.runtime.spawn(task.boxed());
+    }
+
+    /// Sends the layout to every holder that has not acknowledged all that it should hold.
+    async fn commit_round(&self, encoded: &Bytes, layout: &Layout) -> Result<()> {
+        let wanted = self.uncommitted();
+        let calls = wanted.into_iter().map(|(node, indexes)| {
+            let request = Request::Commit { operation: self.operation, indexes: indexes.clone() };
+            let call = self.engine.peers.call(node, request, encoded.clone(), STORE_LIMIT);
+            ((node, indexes), call)
+        });
+        let answers = gather(&*self.engine.runtime, calls.collect(), self.coder.redundancy.parity()).await;
+        for ((node, indexes), answer) in answers {
+            match answer {
+                Ok((Reply::Done, _)) => self.state().committed.entry(node).or_default().extend(indexes),
+                Ok((Reply::Missing { positions }, _)) => self.unmark(layout, node, &positions),
+                Ok((other, _)) => self.give_up(node, unexpected(&other, node))?,
+                Err(error) => self.give_up(node, error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The holders that have still to acknowledge, with all the indexes that each is to hold.
+    fn uncommitted(&self) -> Vec<(NodeId, Vec<u8>)> {
+        let state = self.state();
+        let done = |node: &NodeId, indexes: &[u8]| {
+            state.committed.get(node).is_some_and(|have| indexes.iter().all(|index| have.contains(index)))
+        };
+        state.assignment.by_node().into_iter().filter(|(node, indexes)| !done(node, indexes)).collect()
+    }
+
+    /// Forgets that a holder has shards which it says it has not.
+    fn unmark(&self, layout: &Layout, node: NodeId, positions: &[u16]) {
+        let total = layout.redundancy.total();
+        let mut state = self.state();
+        for position in positions.iter().map(|position| usize::from(*position)) {
+            let staged = state.segments.get_mut(&(position / total));
+            let slot = staged.and_then(|staged| staged.holders.get_mut(position % total));
+            if let Some(slot) = slot.filter(|slot| **slot == Some(node)) {
+                *slot = None;
+            }
+        }
+    }
+
+    /// Who has acknowledged what, the margin so far (none below k), and whether that is everything.
+    fn progress(&self) -> (Vec<(NodeId, Vec<u8>)>, Option<usize>, bool) {
+        let complete = self.uncommitted().is_empty();
+        let state = self.state();
+        let holders: Vec<(NodeId, Vec<u8>)> =
+            state.committed.iter().map(|(node, indexes)| (*node, indexes.iter().copied().collect())).collect();
+        let redundancy = self.coder.redundancy;
+        let margin = margin(&holders, redundancy.data()).map(|margin| margin.min(redundancy.parity()));
+        (holders, margin, complete)
+    }
+
+    fn layout(&self) -> Result<Layout> {
+        let state = self.state();
+        let length = |staged: Option<&Staged>| {
+            staged.and_then(|staged| u32::try_from(staged.shard_len).ok()).ok_or_else(nobody)
+        };
+        Ok(Layout {
+            code: self.coder.code.id(),
+            redundancy: self.coder.redundancy,
+            shard_len: length(state.segments.values().next())?,
+            segments: u8::try_from(state.segments.len()).map_err(|_| nobody())?,
+            last_shard_len: length(state.segments.values().next_back())?,
+            placement: self.placement,
+            removal: self.removal,
+            shards: state.segments.values().flat_map(|staged| staged.ids.iter().copied()).collect(),
+        })
+    }
+
+    /// Brings shards to holders that are to have them and do not: each is rebuilt from k others.
+    async fn mend(&self, layout: &Layout, share: &Share) -> Result<()> {
+        let work = self.misplaced();
+        stream::iter(work.into_iter().map(Ok))
+            .try_for_each_concurrent(MEND_WINDOW, |(segment, wanted)| self.mend_segment(layout, segment, wanted, share))
+            .await
+    }
+
+    /// The segments with shards that their holder does not have, and the indexes of these.
+    fn misplaced(&self) -> Vec<(usize, Vec<usize>)> {
+        let state = self.state();
+        let missing = |staged: &Staged| -> Vec<usize> {
+            let pairs = staged.holders.iter().enumerate();
+            pairs.filter(|(index, has)| **has != state.assignment.holder(*index)).map(|(index, _)| index).collect()
+        };
+        let segments = state.segments.iter().map(|(segment, staged)| (*segment, missing(staged)));
+        segments.filter(|(_, missing)| !missing.is_empty()).collect()
+    }
+
+    async fn mend_segment(&self, layout: &Layout, segment: usize, wanted: Vec<usize>, share: &Share) -> Result<()> {
+        let bytes = layout.shard_len_of(segment) * self.coder.redundancy.total() * 2;
+        let _permit = share.take(bytes).await;
+        let shards = self.fetch_staged(layout, segment).await?;
+        let (coder, layout) = (self.coder.clone(), layout.clone());
+        let made = self.engine.runtime.compute(move || coder.rebuild(&layout, segment, &shards, &wanted)).await??;
+        self.stage_shards(segment, made).await
+    }
+
+    /// Reads k staged shards of a segment back.
+    async fn fetch_staged(&self, layout: &Layout, segment: usize) -> Result<Vec<Option<Bytes>>> {
+        let redundancy = self.coder.redundancy;
+        let mut shards: Vec<Option<Bytes>> = vec![None; redundancy.total()];
+        loop {
+            let have = shards.iter().flatten().count();
+            if have >= redundancy.data() {
+                return Ok(shards);
+            }
+            let candidates = self.staged_holders(segment, &shards);
+            if candidates.len() + have < redundancy.data() {
+                let missing = self.state().failed.iter().copied().collect();
+                return Err(Error::new(ErrorKind::NotStored, "too many holders failed during the put; put again")
+                    .with_counts(candidates.len() + have, redundancy.data(), missing));
+            }
+            let calls = candidates.into_iter().take(redundancy.data() - have).map(|(index, node, id)| {
+                let call = self.engine.peers.call(node, Request::ReadShard { shard: id }, Bytes::new(), READ_LIMIT);
+                ((index, node), call)
+            });
+            for ((index, node), answer) in gather(&*self.engine.runtime, calls.collect(), 0).await {
+                match answer {
+                    Ok((Reply::Done, body)) if layout.shard(segment, index) == Some(ShardId::of(&body)) => {
+                        if let Some(slot) = shards.get_mut(index) {
+                            *slot = Some(body);
+                        }
+                    }
+                    Ok((Reply::Absent, _)) => self.mark(segment, index, None),
+                    Ok((other, _)) => self.give_up(node, unexpected(&other, node))?,
+                    Err(error) => self.give_up(node, error)?,
+                }
+            }
+        }
+    }
+
+    fn staged_holders(&self, segment: usize, have: &[Option<Bytes>]) -> Vec<(usize, NodeId, ShardId)> {
+        let state = self.state();
+        let Some(staged) = state.segments.get(&segment) else { return Vec::new() };
+        let each = staged.holders.iter().zip(&staged.ids).zip(have).enumerate();
+        let usable = each.filter_map(|(index, ((holder, id), have))| {
+            let node = holder.filter(|node| have.is_none() && !state.failed.contains(node))?;
+            Some((index, node, *id))
+        });
+        usable.collect()
+    }
+
+    /// Everything that was staged and where, for the clean-up of a put that was given up.
+    pub(super) fn staged(&self) -> Vec<(NodeId, ShardId)> {
+        let state = self.state();
+        let each = state.segments.values().flat_map(|staged| staged.holders.iter().zip(&staged.ids));
+        each.filter_map(|(holder, id)| Some(((*holder)?, *id))).collect()
+    }
+}
+
+fn nobody() -> Error {
+    Error::new(ErrorKind::NotStored, "no member of the mesh can hold data; open a node that offers capacity")
+}

@@ -1,0 +1,187 @@
+//! How well an object is kept: where its shards are, and what may fail.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::format::{Capability, Extents, Manifest, Reply, Request};
+use crate::id::{ExtentId, NodeId, ObjectId};
+use crate::object::extent_read::ExtentReader;
+use crate::object::gather::gather;
+use crate::object::get::{open_extent, open_manifest};
+use crate::object::{ASK_LIMIT, Engine};
+use crate::placement::{margin, rank};
+use crate::ports::Redundancy;
+
+/// How well an object is kept, as its holders say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// The object.
+    pub object: ObjectId,
+    /// The code that it is stored with.
+    pub redundancy: Redundancy,
+    /// How many more holders may be lost so that the object can still be read; `None` when it cannot be read now.
+    pub margin: Option<usize>,
+    /// The margin that it should have: m, or less where the mesh has too few nodes.
+    pub expected_margin: usize,
+    /// The nodes that keep the manifest.
+    pub manifest_holders: Vec<NodeId>,
+    /// Each extent.
+    pub extents: Vec<ExtentHealth>,
+    /// Members that did not answer; what they hold is not counted.
+    pub unreached: Vec<NodeId>,
+}
+
+impl Health {
+    /// Whether the object has the margin that it should have.
+    pub fn is_full(&self) -> bool {
+        self.margin.is_some_and(|margin| margin >= self.expected_margin)
+    }
+}
+
+/// How well one extent is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExtentHealth {
+    /// The extent.
+    pub id: ExtentId,
+    /// How many segments it has.
+    pub segments: usize,
+    /// How many more holders may be lost; `None` when fewer than k shards are there.
+    pub margin: Option<usize>,
+    /// Which shard indexes each holder has, of every segment.
+    pub holders: Vec<(NodeId, Vec<u8>)>,
+}
+
+/// Where an object is, where it should be, and what fails if a node leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// How well it is kept now.
+    pub health: Health,
+    /// Each shard index of each extent.
+    pub shards: Vec<ShardPlace>,
+    /// The margin that would be left if this node left; `None` where the object could not be read any more.
+    pub without: BTreeMap<NodeId, Option<usize>>,
+}
+
+/// Where the shards with one index of one extent are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardPlace {
+    /// The extent, counted from 0.
+    pub extent: usize,
+    /// The shard index: data shards first.
+    pub index: u8,
+    /// Who holds it.
+    pub holders: Vec<NodeId>,
+    /// Who should, by the ranking of all members.
+    pub computed: Option<NodeId>,
+}
+
+/// Asks every member what it holds of an object.
+pub(crate) async fn health(engine: Arc<Engine>, capability: Capability) -> Result<Health> {
+    examine(&engine, capability.object()).await.map(|(health, _)| health).map_err(|error| error.with_operation("health"))
+}
+
+/// Says where an object is and why.
+pub(crate) async fn explain(engine: Arc<Engine>, capability: Capability) -> Result<Explanation> {
+    let (health, manifest) =
+        examine(&engine, capability.object()).await.map_err(|error| error.with_operation("explain"))?;
+    let members = engine.peers.storage_members();
+    let mut shards = Vec::new();
+    for (number, extent) in health.extents.iter().enumerate() {
+        let placement = manifest.placement_of(number as u64);
+        let computed = rank(placement.as_bytes(), &members).assign(health.redundancy);
+        for index in 0..health.redundancy.total() {
+            let Ok(index) = u8::try_from(index) else { break };
+            let has = |(_, indexes): &&(NodeId, Vec<u8>)| indexes.contains(&index);
+            shards.push(ShardPlace {
+                extent: number,
+                index,
+                holders: extent.holders.iter().filter(has).map(|(node, _)| *node).collect(),
+                computed: computed.as_ref().and_then(|computed| computed.holder(usize::from(index))),
+            });
+        }
+    }
+    let without = members.iter().map(|member| (member.node, margin_without(&health, member.node))).collect();
+    Ok(Explanation { health, shards, without })
+}
+
+async fn examine(engine: &Arc<Engine>, object: ObjectId) -> Result<(Health, Manifest)> {
+    let manifest = open_manifest(engine, object).await?;
+    let (manifest_holders, mut unreached) = manifest_holders(engine, object).await;
+    let count = match &manifest.public().extents {
+        Extents::Inline => 0,
+        Extents::Single(_) => 1,
+        Extents::Many(extents) => extents.len() as u64,
+    };
+    let mut extents = Vec::new();
+    for extent in 0..count {
+        let reader = open_extent(engine, &manifest, extent).await?;
+        extents.push(extent_health(&reader, &mut unreached).await);
+    }
+    unreached.sort_unstable();
+    unreached.dedup();
+    let redundancy = manifest.public().redundancy;
+    let members = engine.peers.storage_members();
+    let expected_margin = rank(object.as_bytes(), &members).best_margin(redundancy).unwrap_or(0);
+    let mut health =
+        Health { object, redundancy, margin: None, expected_margin, manifest_holders, extents, unreached };
+    health.margin = margin_of(&health, None);
+    Ok((health, manifest))
+}
+
+async fn extent_health(reader: &ExtentReader, unreached: &mut Vec<NodeId>) -> ExtentHealth {
+    let mut holders = Vec::new();
+    for (node, answer) in reader.holdings().await {
+        match answer {
+            Ok(indexes) if indexes.is_empty() => {}
+            Ok(indexes) => holders.push((node, indexes)),
+            Err(_) => unreached.push(node),
+        }
+    }
+    holders.sort();
+    let layout = reader.layout();
+    ExtentHealth {
+        id: reader.id(),
+        segments: usize::from(layout.segments),
+        margin: margin(&holders, layout.redundancy.data()),
+        holders,
+    }
+}
+
+async fn manifest_holders(engine: &Arc<Engine>, object: ObjectId) -> (Vec<NodeId>, Vec<NodeId>) {
+    let members = engine.peers.storage_members();
+    let call = |node| (node, engine.peers.call(node, Request::ReadManifest { object }, Bytes::new(), ASK_LIMIT));
+    let calls = members.iter().map(|member| call(member.node)).collect();
+    let (mut holders, mut unreached) = (Vec::new(), Vec::new());
+    for (node, answer) in gather(&*engine.runtime, calls, members.len() / 3).await {
+        match answer {
+            Ok((Reply::Done, manifest)) if ObjectId::of(&manifest) == object => holders.push(node),
+            Ok(_) => {}
+            Err(_) => unreached.push(node),
+        }
+    }
+    holders.sort_unstable();
+    (holders, unreached)
+}
+
+/// The margin of manifest and extents together, as if `gone` held nothing.
+fn margin_of(health: &Health, gone: Option<NodeId>) -> Option<usize> {
+    let stays = |node: &NodeId| Some(*node) != gone;
+    let manifests = health.manifest_holders.iter().filter(|node| stays(node)).count();
+    let of_extent = |extent: &ExtentHealth| {
+        let holders: Vec<_> = extent.holders.iter().filter(|(node, _)| stays(node)).cloned().collect();
+        margin(&holders, health.redundancy.data())
+    };
+    let manifest = manifests.checked_sub(1)?.min(health.redundancy.parity());
+    health.extents.iter().map(of_extent).try_fold(manifest, |least, margin| Some(least.min(margin?)))
+}
+
+fn margin_without(health: &Health, node: NodeId) -> Option<usize> {
+    margin_of(health, Some(node))
+}

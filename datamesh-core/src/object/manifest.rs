@@ -1,0 +1,212 @@
+//! Manifests: brought to their holders, and found again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::{self, Either};
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{RemovalSecret, Reply, Request};
+use crate::id::{NodeId, ObjectId, OperationId};
+use crate::object::gather::gather;
+use crate::object::{ASK_LIMIT, Engine, STORE_LIMIT};
+use crate::observe::{Event, count};
+use crate::peers::unexpected;
+use crate::placement::rank;
+use crate::ports::Redundancy;
+
+/// How many more nodes are asked at a time when the first holders do not have a manifest.
+const SEARCH_WIDTH: usize = 8;
+
+/// What became of the attempt to store a manifest.
+#[derive(Debug, Default)]
+struct Outcome {
+    stored: Vec<NodeId>,
+    unknown: Vec<NodeId>,
+    failed: Vec<NodeId>,
+    last_error: Option<Error>,
+}
+
+/// Stores a manifest with the m + 1 first-ranked live nodes, or as many as there are, at least `least`.
+///
+/// # Errors
+/// `NotStored` when fewer than `least` took it and none has it any more; `OutcomeUnknown` otherwise.
+pub(super) async fn write_manifest(
+    engine: &Arc<Engine>,
+    operation: OperationId,
+    object: ObjectId,
+    manifest: &Bytes,
+    redundancy: Redundancy,
+    least: usize,
+    secret: &RemovalSecret,
+) -> Result<Vec<NodeId>> {
+    let members = engine.peers.live_members();
+    let ranking = rank(object.as_bytes(), &members);
+    let wanted = (redundancy.parity() + 1).min(ranking.len());
+    let mut candidates = ranking.nodes();
+    let mut outcome = Outcome::default();
+    while outcome.stored.len() < wanted {
+        let round: Vec<NodeId> = candidates.by_ref().take(wanted - outcome.stored.len()).collect();
+        if round.is_empty() {
+            break;
+        }
+        store_round(engine, operation, manifest, round, &mut outcome).await;
+    }
+    if outcome.stored.len() >= least.max(1) {
+        return Ok(outcome.stored);
+    }
+    Err(undo(engine, object, outcome, least.max(1), secret).await)
+}
+
+async fn store_round(
+    engine: &Arc<Engine>,
+    operation: OperationId,
+    manifest: &Bytes,
+    round: Vec<NodeId>,
+    outcome: &mut Outcome,
+) {
+    let spare = round.len().saturating_sub(1);
+    let call = |node| (node, engine.peers.call(node, Request::PutManifest { operation }, manifest.clone(), STORE_LIMIT));
+    let calls = round.into_iter().map(call).collect();
+    for (node, answer) in gather(&*engine.runtime, calls, spare).await {
+        let error = match answer {
+            Ok((Reply::Done, _)) => {
+                outcome.stored.push(node);
+                continue;
+            }
+            Ok((other, _)) => unexpected(&other, node),
+            Err(error) => error,
+        };
+        match error.kind() {
+            ErrorKind::TimedOut | ErrorKind::OutcomeUnknown => outcome.unknown.push(node),
+            _ => outcome.failed.push(node),
+        }
+        engine.events.emit(Event::HolderReplaced { node, reason: error.to_string() });
+        outcome.last_error = Some(error);
+    }
+}
+
+/// Takes a manifest back that too few hold, and says how sure that is.
+async fn undo(engine: &Arc<Engine>, object: ObjectId, outcome: Outcome, need: usize, secret: &RemovalSecret) -> Error {
+    let Outcome { stored, unknown, failed, last_error } = outcome;
+    let have = stored.len();
+    let touched: Vec<NodeId> = stored.into_iter().chain(unknown.iter().copied()).collect();
+    let calls = touched.into_iter().map(|node| {
+        let request = Request::RemoveObject { object, secret: secret.clone() };
+        (node, engine.peers.call(node, request, Bytes::new(), ASK_LIMIT))
+    });
+    let answers = gather(&*engine.runtime, calls.collect(), 0).await;
+    let gone = |answer: &Result<(Reply, Bytes)>| matches!(answer, Ok((Reply::Done | Reply::Absent | Reply::Removed, _)));
+    let error = if answers.iter().all(|(_, answer)| gone(answer)) {
+        Error::new(ErrorKind::NotStored, "too few holders took the manifest; see which nodes are up and put again")
+    } else {
+        Error::new(ErrorKind::OutcomeUnknown, "some holders may have taken the manifest; put again when they answer")
+    };
+    let error = error.with_subject(object).with_counts(have, need, failed.into_iter().chain(unknown).collect());
+    match last_error {
+        Some(source) => error.with_source(source),
+        None => error,
+    }
+}
+
+/// Finds a manifest: with the holders that the ranking names, then with every member.
+///
+/// # Errors
+/// `NotFound` when every member that can hold data answered and none has it; `Unavailable` when some did not answer.
+pub(super) async fn find_manifest(engine: &Arc<Engine>, object: ObjectId) -> Result<Bytes> {
+    let members = engine.peers.storage_members();
+    let mut search = Search { engine, object, absent: BTreeSet::new(), silent: BTreeSet::new(), removed: false };
+    let mut order: Vec<NodeId> = rank(object.as_bytes(), &members).nodes().collect();
+    // Nodes that are known to be down go last; the order within both groups stays that of the ranking.
+    order.sort_by_key(|node| !engine.peers.is_live(node));
+    let mut order = order.into_iter();
+    let mut width = 1;
+    loop {
+        match search.ask(&mut order, width).await {
+            Some(manifest) => return Ok(manifest),
+            None if order.len() == 0 => return Err(search.failure(members.len())),
+            None => width = SEARCH_WIDTH,
+        }
+    }
+}
+
+struct Search<'a> {
+    engine: &'a Arc<Engine>,
+    object: ObjectId,
+    absent: BTreeSet<NodeId>,
+    silent: BTreeSet<NodeId>,
+    removed: bool,
+}
+
+impl Search<'_> {
+    /// Asks the next `width` nodes at once, and one more whenever the answers are slow or bad.
+    async fn ask(&mut self, order: &mut impl Iterator<Item = NodeId>, width: usize) -> Option<Bytes> {
+        let mut running = FuturesUnordered::new();
+        for node in order.by_ref().take(width) {
+            running.push(self.question(node));
+        }
+        while !running.is_empty() {
+            let hedge = self.engine.runtime.sleep(crate::placement::DEFAULT_HEDGE);
+            match future::select(running.next(), hedge).await {
+                Either::Left((Some((node, answer)), _)) => {
+                    if let Some(manifest) = self.judge(node, answer) {
+                        return Some(manifest);
+                    }
+                    if let Some(node) = order.next() {
+                        running.push(self.question(node));
+                    }
+                }
+                Either::Left((None, _)) => break,
+                Either::Right(_) => {
+                    if let Some(node) = order.next() {
+                        count(&self.engine.counters.hedges, 1);
+                        running.push(self.question(node));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn question(&self, node: NodeId) -> impl Future<Output = (NodeId, Result<(Reply, Bytes)>)> + use<> {
+        let engine = Arc::clone(self.engine);
+        let request = Request::ReadManifest { object: self.object };
+        async move { (node, engine.peers.call(node, request, Bytes::new(), ASK_LIMIT).await) }
+    }
+
+    fn judge(&mut self, node: NodeId, answer: Result<(Reply, Bytes)>) -> Option<Bytes> {
+        match answer {
+            Ok((Reply::Done, manifest)) if ObjectId::of(&manifest) == self.object => return Some(manifest),
+            Ok((Reply::Absent, _)) => drop(self.absent.insert(node)),
+            Ok((Reply::Removed, _)) => {
+                self.removed = true;
+                self.absent.insert(node);
+            }
+            Ok((Reply::Done, _)) => {
+                count(&self.engine.counters.wrong_answers, 1);
+                self.engine.peers.answered_wrongly(node);
+                self.engine.events.emit(Event::WrongManifest { node, object: self.object });
+                self.silent.insert(node);
+            }
+            Ok(_) | Err(_) => drop(self.silent.insert(node)),
+        }
+        None
+    }
+
+    fn failure(self, members: usize) -> Error {
+        if members == 0 {
+            return Error::new(ErrorKind::Unavailable, "no member that holds data is known; join the mesh first")
+                .with_subject(self.object);
+        }
+        if self.silent.is_empty() {
+            let text = if self.removed { "the object was removed" } else { "no node of the mesh has the object" };
+            return Error::new(ErrorKind::NotFound, text).with_subject(self.object);
+        }
+        let text = format!("no manifest among {} that answered; start the missing nodes and retry", self.absent.len());
+        Error::new(ErrorKind::Unavailable, text)
+            .with_subject(self.object)
+            .with_counts(0, 1, self.silent.into_iter().collect())
+    }
+}

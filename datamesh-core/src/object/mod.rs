@@ -1,0 +1,74 @@
+//! The data path: segments in, shards out, and back.
+
+pub(crate) mod budget;
+pub(crate) mod buffer;
+mod extent_read;
+mod extent_write;
+mod gather;
+mod get;
+mod health;
+mod manifest;
+mod put;
+mod reader;
+mod remove;
+mod segment;
+mod source;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::object::budget::ByteBudget;
+use crate::object::buffer::BufferPool;
+use crate::observe::{Counters, EventHub};
+use crate::peers::Peers;
+use crate::ports::{CryptoSuite, ErasureCode, Files, Redundancy, Runtime};
+
+pub(crate) use get::OpenObject;
+pub use get::Stat;
+pub use health::{Explanation, ExtentHealth, Health, ShardPlace};
+pub(crate) use health::{explain, health};
+pub(crate) use put::{PutOptions, put};
+pub use put::{Progress, Receipt};
+pub use reader::{ObjectReader, ObjectStream};
+pub use remove::Removal;
+pub(crate) use remove::remove;
+pub use source::Source;
+
+/// A callback that is told of progress.
+pub(crate) type ProgressFn = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// For how long a holder may take a shard or commit before the call is given up.
+pub(crate) const STORE_LIMIT: Duration = Duration::from_secs(60);
+
+/// For how long a holder may take to answer a question that needs no bulk.
+pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(10);
+
+/// For how long a holder may take to bring a shard.
+pub(crate) const READ_LIMIT: Duration = Duration::from_secs(30);
+
+/// Everything that the data path works with.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) code: Arc<dyn ErasureCode>,
+    pub(crate) suite: Arc<dyn CryptoSuite>,
+    pub(crate) files: Option<Arc<dyn Files>>,
+    pub(crate) redundancy: Redundancy,
+    pub(crate) segment_len: u32,
+    pub(crate) budget: ByteBudget,
+    pub(crate) buffers: BufferPool,
+    pub(crate) events: EventHub,
+    pub(crate) counters: Arc<Counters>,
+}
+
+impl Engine {
+    /// How many segments of so many bytes one operation keeps under way.
+    ///
+    /// Enough to keep every CPU thread and every holder busy; no more than a quarter of the budget, so that a few
+    /// operations run side by side.
+    pub(crate) fn window(&self, segment_bytes: usize) -> usize {
+        let by_budget = self.budget.limit() / 4 / segment_bytes.max(1);
+        by_budget.clamp(1, 4 * self.runtime.parallelism().max(1) + 4)
+    }
+}

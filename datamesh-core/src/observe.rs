@@ -1,0 +1,206 @@
+//! What a mesh tells of itself: events as they happen, and counters.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use async_channel::{Receiver, Sender, TrySendError};
+use futures::Stream;
+
+use crate::id::{ExtentId, NodeId, ObjectId, ShardId};
+use crate::ports::Address;
+
+/// Events that wait for a slow subscriber; then it misses some and is told how many.
+const MAX_WAITING: usize = 1024;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A node is connected.
+    NodeUp(NodeId),
+    /// The last connection to a node is gone.
+    NodeDown(NodeId),
+    /// A node became a member of the mesh, or its record changed.
+    Member(NodeId),
+    /// This node listens on these addresses.
+    Listening(Vec<Address>),
+    /// A stranger without the mesh key was turned away.
+    Refused(String),
+    /// A node answered with bytes that are not what their name says.
+    WrongShard {
+        /// Who answered.
+        node: NodeId,
+        /// The extent that the shard belongs to.
+        extent: ExtentId,
+        /// The shard that was asked for.
+        shard: ShardId,
+    },
+    /// A node answered with a manifest that is not what its name says.
+    WrongManifest {
+        /// Who answered.
+        node: NodeId,
+        /// The object that was asked for.
+        object: ObjectId,
+    },
+    /// This node's own store holds altered bytes under this name; they were not served.
+    CorruptShard(ShardId),
+    /// A holder failed or lagged during a put, and the next in rank took its shards.
+    HolderReplaced {
+        /// The holder that failed.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// The subscriber was slow: this many events are missing here.
+    Missed(u64),
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    sender: Sender<Event>,
+    missed: u64,
+}
+
+/// Hands events to every subscriber; never waits.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EventHub(Arc<Mutex<Vec<Subscriber>>>);
+
+impl EventHub {
+    pub(crate) fn emit(&self, event: Event) {
+        let mut subscribers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        subscribers.retain_mut(|subscriber| subscriber.offer(&event));
+    }
+
+    pub(crate) fn subscribe(&self) -> Events {
+        let (sender, receiver) = async_channel::bounded(MAX_WAITING);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Subscriber { sender, missed: 0 });
+        Events(Box::pin(receiver))
+    }
+
+    pub(crate) fn close(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl Subscriber {
+    /// Whether the subscriber is still there.
+    fn offer(&mut self, event: &Event) -> bool {
+        if self.missed > 0 {
+            match self.sender.try_send(Event::Missed(self.missed)) {
+                Ok(()) => self.missed = 0,
+                Err(TrySendError::Full(_)) => {
+                    self.missed += 1;
+                    return true;
+                }
+                Err(TrySendError::Closed(_)) => return false,
+            }
+        }
+        match self.sender.try_send(event.clone()) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                self.missed += 1;
+                true
+            }
+            Err(TrySendError::Closed(_)) => false,
+        }
+    }
+}
+
+/// A stream of [`Event`]s from the moment of its making; it ends when the mesh is shut down.
+#[derive(Debug)]
+pub struct Events(Pin<Box<Receiver<Event>>>);
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Running totals of one mesh.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters { $(pub(crate) $name: AtomicU64,)* }
+
+        /// A snapshot of a mesh's running totals since it was opened, and of its memory.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Metrics {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Bytes that the data path holds now, of its budget.
+            pub budget_in_use: u64,
+            /// The byte budget of the data path.
+            pub budget_limit: u64,
+            /// Peers that are connected now.
+            pub connected_peers: u64,
+            /// Requests of peers that are being answered now.
+            pub inbound_now: u64,
+        }
+
+        impl Counters {
+            pub(crate) fn snapshot(&self) -> Metrics {
+                Metrics { $($name: self.$name.load(Ordering::Relaxed),)* ..Metrics::default() }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Objects put.
+    puts,
+    /// Puts that failed or were dropped.
+    puts_failed,
+    /// Bytes of plaintext put.
+    bytes_put,
+    /// Objects opened for reading.
+    gets,
+    /// Bytes of plaintext read.
+    bytes_got,
+    /// Segments sealed and coded.
+    segments_encoded,
+    /// Segments checked and opened.
+    segments_decoded,
+    /// Segments that needed parity.
+    segments_reconstructed,
+    /// Second requests for a segment because a holder was slow.
+    hedges,
+    /// Shards or manifests that were not what their name says.
+    wrong_answers,
+    /// Holders that were replaced during a put.
+    holders_replaced,
+    /// Requests of peers that were answered.
+    inbound_requests,
+}
+
+/// Adds to a running total.
+pub(crate) fn count(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on_stream;
+
+    use super::*;
+
+    #[test]
+    fn a_slow_subscriber_is_told_what_it_missed() {
+        let hub = EventHub::default();
+        let events = hub.subscribe();
+        let node = NodeId::from_bytes([1; 32]);
+        for _ in 0..MAX_WAITING + 5 {
+            hub.emit(Event::NodeUp(node));
+        }
+        let mut events = block_on_stream(events);
+        for _ in 0..2 {
+            assert_eq!(events.next(), Some(Event::NodeUp(node)));
+        }
+        hub.emit(Event::NodeDown(node));
+        hub.close();
+        assert_eq!(events.filter(|event| *event == Event::Missed(5)).count(), 1);
+    }
+}

@@ -1,0 +1,289 @@
+//! Whom this node can ask, and how the asking goes: members, liveness, timing, one call at a time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Refusal, Reply, Request, SignedRecord};
+use crate::id::NodeId;
+use crate::node::Node;
+use crate::placement::{CallClass, Member, MemberTable, Merge, PeerTiming};
+use crate::ports::{DynTransport, Instant, Message, PeerRoute, Runtime};
+
+/// For how long a peer that could not be reached is passed over, unless it connects before.
+const DOWN_FOR: Duration = Duration::from_secs(5);
+
+/// Bodies from this length on count as bulk, in bytes.
+const BULK_LEN: usize = 16 << 10;
+
+/// The local node and the peers that it can ask.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    local: NodeId,
+    node: Arc<Node>,
+    /// Cheapest first.
+    transports: Vec<Arc<dyn DynTransport>>,
+    runtime: Arc<dyn Runtime>,
+    state: Mutex<State>,
+}
+
+/// Peers are bounded by the member table, whose limit is `MAX_MEMBERS`.
+#[derive(Debug, Default)]
+struct State {
+    table: MemberTable,
+    timing: BTreeMap<NodeId, PeerTiming>,
+    down: BTreeMap<NodeId, Instant>,
+    /// How many transports have a connection to each peer, and which is the cheapest.
+    routes: BTreeMap<NodeId, Vec<usize>>,
+}
+
+/// What is known of one peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// What the node says of itself, signed.
+    pub record: crate::format::NodeRecord,
+    /// Whether it is this node.
+    pub local: bool,
+    /// Whether it is connected, or is this node.
+    pub connected: bool,
+    /// The median latency of its recent answers without a body.
+    pub latency: Option<Duration>,
+    /// The 95th percentile of its recent answers with a shard.
+    pub bulk_latency_p95: Option<Duration>,
+    /// Answers that came.
+    pub successes: u64,
+    /// Calls that failed, and wrong answers.
+    pub failures: u64,
+}
+
+impl Peers {
+    pub(crate) fn new(node: Arc<Node>, local: NodeId, transports: Vec<Arc<dyn DynTransport>>, runtime: Arc<dyn Runtime>) -> Self {
+        Self { local, node, transports, runtime, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change under the lock is complete in itself, so a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node.
+    pub(crate) fn local(&self) -> NodeId {
+        self.local
+    }
+
+    pub(crate) fn transports(&self) -> &[Arc<dyn DynTransport>] {
+        &self.transports
+    }
+
+    /// The members, clients among them, by node id.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        self.state().table.members()
+    }
+
+    /// The members that can hold data.
+    pub(crate) fn storage_members(&self) -> Vec<Member> {
+        let mut members = self.members();
+        members.retain(|member| member.capacity > 0);
+        members
+    }
+
+    /// The members that can hold data and are not known to be down.
+    pub(crate) fn live_members(&self) -> Vec<Member> {
+        let now = self.runtime.now();
+        let state = self.state();
+        let mut members = state.table.members();
+        members.retain(|member| member.capacity > 0 && state.is_live(&member.node, now));
+        members
+    }
+
+    /// Whether a node is not known to be down.
+    pub(crate) fn is_live(&self, node: &NodeId) -> bool {
+        self.state().is_live(node, self.runtime.now())
+    }
+
+    pub(crate) fn is_connected(&self, node: &NodeId) -> bool {
+        *node == self.local || self.state().routes.contains_key(node)
+    }
+
+    /// Records that the transport with this number has a connection to the peer.
+    pub(crate) fn connected(&self, transport: usize, node: NodeId) {
+        let mut state = self.state();
+        let routes = state.routes.entry(node).or_default();
+        if !routes.contains(&transport) {
+            routes.push(transport);
+            routes.sort_unstable();
+        }
+        state.down.remove(&node);
+    }
+
+    /// Records that the transport with this number has lost the peer; says whether no other reaches it.
+    pub(crate) fn disconnected(&self, transport: usize, node: NodeId) -> bool {
+        let now = self.runtime.now();
+        let mut state = self.state();
+        let gone = state.routes.get_mut(&node).is_none_or(|routes| {
+            routes.retain(|route| *route != transport);
+            routes.is_empty()
+        });
+        if gone {
+            state.routes.remove(&node);
+            state.down.insert(node, now);
+        }
+        gone
+    }
+
+    /// Takes a member's record in and says what changed.
+    pub(crate) fn merge(&self, record: SignedRecord) -> Merge {
+        self.state().table.merge(record)
+    }
+
+    /// Every member's signed record.
+    pub(crate) fn records(&self) -> Vec<SignedRecord> {
+        self.state().table.records().cloned().collect()
+    }
+
+    /// Tells the transports whom to keep connected: the members that hold data.
+    pub(crate) fn update_routes(&self) {
+        let of = |signed: &SignedRecord| {
+            let record = signed.record();
+            let wanted = record.node != self.local && !record.addresses.is_empty();
+            wanted.then(|| PeerRoute { node: record.node, addresses: record.addresses.clone() })
+        };
+        let peers: Vec<PeerRoute> = self.state().table.records().filter_map(of).collect();
+        self.transports.iter().for_each(|transport| transport.set_peers(peers.clone()));
+    }
+
+    /// What is known of each member.
+    pub(crate) fn statuses(&self) -> Vec<NodeStatus> {
+        let state = self.state();
+        let of = |signed: &SignedRecord| {
+            let record = signed.record().clone();
+            let timing = state.timing.get(&record.node);
+            NodeStatus {
+                local: record.node == self.local,
+                connected: record.node == self.local || state.routes.contains_key(&record.node),
+                latency: timing.and_then(|timing| timing.p50(CallClass::Small)),
+                bulk_latency_p95: timing.and_then(|timing| timing.p95(CallClass::Bulk)),
+                successes: timing.map_or(0, PeerTiming::successes),
+                failures: timing.map_or(0, PeerTiming::failures),
+                record,
+            }
+        };
+        state.table.records().map(of).collect()
+    }
+
+    /// How promising it is to ask this node for a shard; less is better.
+    pub(crate) fn score(&self, node: &NodeId) -> Duration {
+        let now = self.runtime.now();
+        let state = self.state();
+        let base = if *node == self.local {
+            Duration::ZERO
+        } else {
+            state.timing.get(node).map_or(Duration::from_millis(1), |timing| timing.score(CallClass::Bulk))
+        };
+        if state.is_live(node, now) { base } else { base + Duration::from_secs(60) }
+    }
+
+    /// After how long a second node should be asked too.
+    pub(crate) fn hedge_after(&self, node: &NodeId, class: CallClass) -> Duration {
+        self.state().timing.get(node).map_or(crate::placement::DEFAULT_HEDGE, |timing| timing.hedge_after(class))
+    }
+
+    /// Records a wrong answer: bytes that are not what their name says.
+    pub(crate) fn answered_wrongly(&self, node: NodeId) {
+        self.state().timing.entry(node).or_default().record_failure();
+    }
+
+    /// Asks a node and waits for its answer, for at most `limit`; the local node is asked directly.
+    ///
+    /// # Errors
+    /// As [`Transport::call`](crate::ports::Transport::call); `Protocol` for an answer that cannot be read.
+    pub(crate) async fn call(
+        &self,
+        node: NodeId,
+        request: Request,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<(Reply, Bytes)> {
+        if node == self.local {
+            return self.runtime.timeout(limit, self.node.handle(node, request, body)).await;
+        }
+        let class = if body.len() >= BULK_LEN || matches!(request, Request::ReadShard { .. }) {
+            CallClass::Bulk
+        } else {
+            CallClass::Small
+        };
+        let started = self.runtime.now();
+        let answer = self.carry(node, Message { head: request.encode(), body }, limit).await;
+        let answer = answer.and_then(|message| Ok((Reply::decode(&message.head)?, message.body)));
+        self.note(node, class, started, answer.as_ref().err());
+        answer.map_err(|error| error.with_node(node))
+    }
+
+    /// Sends by the cheapest transport that is connected, or by each in turn until one reaches the node.
+    async fn carry(&self, node: NodeId, message: Message, limit: Duration) -> Result<Message> {
+        let route = self.state().routes.get(&node).and_then(|routes| routes.first().copied());
+        if let Some(transport) = route.and_then(|index| self.transports.get(index)) {
+            return transport.call(node, message, limit).await;
+        }
+        let mut failed = Error::new(ErrorKind::Unavailable, "no transport reaches this node");
+        for transport in &self.transports {
+            match transport.call(node, message.clone(), limit).await {
+                Err(error) if error.kind() == ErrorKind::Unavailable => failed = error,
+                answer => return answer,
+            }
+        }
+        Err(failed)
+    }
+
+    fn note(&self, node: NodeId, class: CallClass, started: Instant, error: Option<&Error>) {
+        let now = self.runtime.now();
+        let mut state = self.state();
+        let timing = state.timing.entry(node).or_default();
+        match error {
+            None => {
+                timing.record_success(class, now - started);
+                state.down.remove(&node);
+            }
+            Some(error) => {
+                timing.record_failure();
+                if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut | ErrorKind::OutcomeUnknown) {
+                    state.down.insert(node, now);
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn is_live(&self, node: &NodeId, now: Instant) -> bool {
+        self.down.get(node).is_none_or(|since| now - *since > DOWN_FOR)
+    }
+}
+
+/// The error that a refusal stands for.
+pub(crate) fn refused(refusal: Refusal, text: &str, node: NodeId) -> Error {
+    let kind = match refusal {
+        Refusal::Denied => ErrorKind::AccessDenied,
+        Refusal::Full => ErrorKind::StorageFull,
+        Refusal::Busy => ErrorKind::Busy,
+        Refusal::Corrupt => ErrorKind::Corrupt,
+        Refusal::Unsupported => ErrorKind::Unsupported,
+        Refusal::Invalid => ErrorKind::Protocol,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, format!("the node refused: {text}")).with_node(node)
+}
+
+/// The error for an answer that does not fit the question.
+pub(crate) fn unexpected(reply: &Reply, node: NodeId) -> Error {
+    match reply {
+        Reply::Failed { refusal, text } => refused(*refusal, text, node),
+        other => {
+            Error::new(ErrorKind::Protocol, format!("the node answered {} to that request", other.name())).with_node(node)
+        }
+    }
+}
