@@ -3,9 +3,13 @@
 //! Each of the three implements a port of `datamesh-core` and passes its conformance suite.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "disk")]
+pub mod disk;
 mod erasure;
 mod limits;
 mod memory;
 
+#[cfg(feature = "disk")]
+pub use disk::{DiskOptions, DiskStore};
 pub use erasure::ReedSolomon;
 pub use memory::MemoryStore;

@@ -13,3 +13,74 @@ fn memory_store() {
     testing::storage::storage(MemoryStore::new, |store| store.reopened());
     testing::storage::full_storage(MemoryStore::with_capacity_bytes);
 }
+
+#[cfg(feature = "disk")]
+mod disk {
+    use std::cell::RefCell;
+    use std::path::Path;
+
+    use datamesh_core::ports::Storage;
+    use datamesh_core::testing;
+    use datamesh_store::{DiskOptions, DiskStore};
+    use futures::executor::block_on;
+    use tempfile::TempDir;
+
+    fn options() -> DiskOptions {
+        let mut options = DiskOptions::default();
+        options.volume_bytes = 1 << 20;
+        options.reserve_per_mille = 0;
+        options
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                copy(&entry.path(), &target);
+            } else {
+                std::fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn closed_and_opened_again() {
+        let directory = RefCell::new(TempDir::new().unwrap());
+        let make = || {
+            *directory.borrow_mut() = TempDir::new().unwrap();
+            DiskStore::open(directory.borrow().path(), options()).unwrap()
+        };
+        testing::storage::storage(make, |store| {
+            block_on(store.close()).unwrap();
+            DiskStore::open(directory.borrow().path(), options()).unwrap()
+        });
+    }
+
+    #[test]
+    fn copied_while_it_runs() {
+        let directory = RefCell::new(TempDir::new().unwrap());
+        let make = || {
+            *directory.borrow_mut() = TempDir::new().unwrap();
+            DiskStore::open(directory.borrow().path(), options()).unwrap()
+        };
+        testing::storage::storage(make, |store| {
+            let image = TempDir::new().unwrap();
+            copy(directory.borrow().path(), image.path());
+            drop(store);
+            *directory.borrow_mut() = image;
+            DiskStore::open(directory.borrow().path(), options()).unwrap()
+        });
+    }
+
+    #[test]
+    fn full() {
+        let directory = TempDir::new().unwrap();
+        testing::storage::full_storage(|bytes| {
+            let mut options = options();
+            options.capacity_bytes = Some(bytes);
+            DiskStore::open(directory.path(), options).unwrap()
+        });
+    }
+}

@@ -23,6 +23,7 @@ fn clause_3_never_half<S: Storage>(make: &impl Fn() -> S) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let _ends = SetOnDrop(&done);
             for round in 0..ROUNDS {
                 let batch = (0..4)
                     .fold(Batch::new(), |batch, name| batch.put(Table::Extents, key(&[name]), key(&[round])));
@@ -34,7 +35,6 @@ fn clause_3_never_half<S: Storage>(make: &impl Fn() -> S) {
                     "clause 3: a commit that returned is not seen"
                 );
             }
-            done.store(true, Ordering::Release);
         });
         for _ in 0..2 {
             scope.spawn(|| {
@@ -112,4 +112,13 @@ fn clause_9_dropped_calls<S: Storage>(make: &impl Fn() -> S, reopen: &impl Fn(S)
         }
         must(10, store.close().await);
     });
+}
+
+/// Ends the readers even where the writer panics, so that a broken store fails instead of hanging.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }

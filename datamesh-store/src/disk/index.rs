@@ -1,0 +1,304 @@
+//! The records file: records, the index of blobs, and what is known of volumes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use datamesh_core::id::ShardId;
+use datamesh_core::ports::{RecordPage, Table};
+use datamesh_core::{Error, ErrorKind, Result};
+use redb::backends::FileBackend;
+use redb::{
+    BackendError, Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition, WriteTransaction,
+};
+
+use super::volume::{Location, STORE_VERSION, VolumeRow};
+use crate::limits::PAGE_BYTES;
+
+pub(crate) type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+pub(crate) const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
+pub(crate) const BLOBS: TableDefinition<'static, &'static [u8; 32], &'static [u8; 16]> =
+    TableDefinition::new("blobs");
+pub(crate) const VOLUMES: TableDefinition<'static, u32, &'static [u8; 16]> = TableDefinition::new("volumes");
+
+const VERSION_KEY: &str = "version";
+const STORE_ID_KEY: &str = "store";
+
+/// The redb table that keeps a table of records.
+pub(crate) fn rows(table: Table) -> Rows {
+    TableDefinition::new(match table {
+        Table::Node => "records_node",
+        Table::Members => "records_members",
+        Table::Manifests => "records_manifests",
+        Table::Extents => "records_extents",
+        Table::ShardUses => "records_shard_uses",
+        Table::Tombstones => "records_tombstones",
+        Table::Operations => "records_operations",
+        Table::Work => "records_work",
+        other => other.name(),
+    })
+}
+
+/// Opens the records file and returns it with the store's id and what it knows of volumes.
+pub(crate) fn open(
+    backend: TrackedBackend,
+    cache_bytes: usize,
+) -> Result<(Database, [u8; 16], BTreeMap<u32, VolumeRow>)> {
+    let database = Builder::new().set_cache_size(cache_bytes).create_with_backend(backend);
+    let database = database.map_err(|error| failed("the records file could not be opened", error))?;
+    let store = identify(&database)?;
+    let volumes = read_volumes(&database)?;
+    Ok((database, store, volumes))
+}
+
+/// Checks the version and reads the store's id, or writes both into a new store.
+fn identify(database: &Database) -> Result<[u8; 16]> {
+    let transaction = begin_write(database)?;
+    let store = {
+        let mut meta = transaction.open_table(META).map_err(broken)?;
+        let version = meta.get(VERSION_KEY).map_err(broken)?.map(|value| value.value().to_vec());
+        match version {
+            None => {
+                let mut store = [0; 16];
+                getrandom::fill(&mut store).map_err(|error| {
+                    Error::io("the system gave no randomness", io::Error::other(error.to_string()))
+                })?;
+                meta.insert(VERSION_KEY, &STORE_VERSION.to_le_bytes()[..]).map_err(broken)?;
+                meta.insert(STORE_ID_KEY, &store[..]).map_err(broken)?;
+                store
+            }
+            Some(version) if version == STORE_VERSION.to_le_bytes() => {
+                let store = meta.get(STORE_ID_KEY).map_err(broken)?;
+                let store = store.and_then(|store| store.value().try_into().ok());
+                store.ok_or_else(|| corrupt("the store has no id"))?
+            }
+            Some(version) => return Err(unknown_version(&version)),
+        }
+    };
+    for table in Table::ALL {
+        transaction.open_table(rows(table)).map_err(broken)?;
+    }
+    transaction.open_table(BLOBS).map_err(broken)?;
+    transaction.open_table(VOLUMES).map_err(broken)?;
+    transaction.commit().map_err(broken)?;
+    Ok(store)
+}
+
+fn unknown_version(version: &[u8]) -> Error {
+    let number = version
+        .try_into()
+        .map_or_else(|_| format!("{version:?}"), |bytes| u32::from_le_bytes(bytes).to_string());
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("the store has version {number}, this build reads {STORE_VERSION}; use a newer build"),
+    )
+}
+
+fn read_volumes(database: &Database) -> Result<BTreeMap<u32, VolumeRow>> {
+    let transaction = begin_read(database)?;
+    let table = transaction.open_table(VOLUMES).map_err(broken)?;
+    let mut volumes = BTreeMap::new();
+    for entry in table.range::<u32>(..).map_err(broken)? {
+        let (volume, row) = entry.map_err(broken)?;
+        let row = VolumeRow::decode(row.value()).ok_or_else(|| corrupt("a volume's row is damaged"))?;
+        volumes.insert(volume.value(), row);
+    }
+    Ok(volumes)
+}
+
+/// A write transaction that survives a crash without a walk over the file at the next open.
+pub(crate) fn begin_write(database: &Database) -> Result<WriteTransaction> {
+    let mut transaction = database.begin_write().map_err(broken)?;
+    transaction.set_two_phase_commit(true);
+    transaction.set_quick_repair(true);
+    Ok(transaction)
+}
+
+pub(crate) fn begin_read(database: &Database) -> Result<ReadTransaction> {
+    database.begin_read().map_err(broken)
+}
+
+pub(crate) fn decode_location(id: &ShardId, row: &[u8; 16]) -> Result<Location> {
+    Location::decode(row).ok_or_else(|| corrupt("a blob's index row is damaged").with_subject(id))
+}
+
+/// Where a committed blob lies.
+pub(crate) fn find_blob(transaction: &ReadTransaction, id: &ShardId) -> Result<Option<Location>> {
+    let table = transaction.open_table(BLOBS).map_err(broken)?;
+    let row = table.get(id.as_bytes()).map_err(broken)?;
+    row.map(|row| decode_location(id, row.value())).transpose()
+}
+
+/// Up to `limit` committed blobs behind `after`.
+pub(crate) fn blobs_after(
+    transaction: &ReadTransaction,
+    after: Option<&ShardId>,
+    limit: usize,
+) -> Result<Vec<(ShardId, Location)>> {
+    let table = transaction.open_table(BLOBS).map_err(broken)?;
+    let start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_bytes()));
+    let mut found = Vec::new();
+    for entry in table.range::<&[u8; 32]>((start, Bound::Unbounded)).map_err(broken)?.take(limit) {
+        let (id, row) = entry.map_err(broken)?;
+        let id = ShardId::from_bytes(*id.value());
+        found.push((id, decode_location(&id, row.value())?));
+    }
+    Ok(found)
+}
+
+pub(crate) fn find_record(transaction: &ReadTransaction, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+    let table = transaction.open_table(rows(table)).map_err(broken)?;
+    let value = table.get(key).map_err(broken)?;
+    Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
+}
+
+pub(crate) fn record_page(
+    transaction: &ReadTransaction,
+    table: Table,
+    prefix: &[u8],
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Result<RecordPage> {
+    let table = transaction.open_table(rows(table)).map_err(broken)?;
+    let start = match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        _ => Bound::Included(prefix),
+    };
+    let (mut page, mut bytes) = (RecordPage::default(), 0);
+    for entry in table.range::<&[u8]>((start, Bound::Unbounded)).map_err(broken)? {
+        let (key, value) = entry.map_err(broken)?;
+        let (key, value) = (key.value(), value.value());
+        if !key.starts_with(prefix) {
+            break;
+        }
+        bytes += value.len();
+        if page.records.len() >= limit || (bytes > PAGE_BYTES && !page.records.is_empty()) {
+            page.more = true;
+            break;
+        }
+        page.records.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+    }
+    Ok(page)
+}
+
+/// The error of a transaction, table or row.
+pub(crate) fn broken(error: impl Into<redb::Error>) -> Error {
+    failed("the records file could not be read or written", error)
+}
+
+/// The error for damage that the store itself noticed.
+pub(crate) fn corrupt(message: &str) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("{message}; restore the node's directory or let it heal as a new node"),
+    )
+}
+
+fn failed(message: &str, error: impl Into<redb::Error>) -> Error {
+    use redb::Error as Redb;
+    let error = error.into();
+    match error {
+        Redb::Io(cause) if cause.kind() == io::ErrorKind::InvalidData => corrupt(message).with_source(cause),
+        Redb::Io(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
+            corrupt(message).with_source(cause)
+        }
+        Redb::Io(cause) => Error::io(message, cause),
+        Redb::DatabaseAlreadyOpen => locked().with_source(error),
+        Redb::UpgradeRequired(_) | Redb::Unsupported => {
+            Error::new(ErrorKind::Unsupported, message).with_source(error)
+        }
+        Redb::PreviousIo | Redb::DatabaseClosed => Error::new(ErrorKind::Io, message).with_source(error),
+        other => corrupt(message).with_source(other),
+    }
+}
+
+pub(crate) fn locked() -> Error {
+    Error::new(
+        ErrorKind::Locked,
+        "another process, or another store of this one, has the directory open; close it first",
+    )
+}
+
+/// Keeps an eye on the length of the records file, for the store's capacity.
+#[derive(Debug)]
+pub(crate) struct TrackedBackend {
+    inner: Box<dyn StorageBackend>,
+    length: Arc<AtomicU64>,
+}
+
+impl TrackedBackend {
+    pub(crate) fn new(inner: Box<dyn StorageBackend>) -> io::Result<Self> {
+        let length = Arc::new(AtomicU64::new(inner.len()?));
+        Ok(Self { inner, length })
+    }
+
+    pub(crate) fn length(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.length)
+    }
+}
+
+/// The records file of the operating system.
+pub(crate) fn file_backend(path: &std::path::Path) -> Result<Box<dyn StorageBackend>> {
+    let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let file = file.map_err(|error| Error::io("the records file could not be opened", error))?;
+    let backend =
+        FileBackend::new(file).map_err(|error| failed("the records file could not be opened", error))?;
+    Ok(Box::new(backend))
+}
+
+impl StorageBackend for TrackedBackend {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.inner.set_len(len)?;
+        self.length.store(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.inner.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.inner.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.inner.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.query_lock_range(start, end)
+    }
+}

@@ -1,0 +1,77 @@
+//! Opening a disk store: lock, records file, and what a crash left behind.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use datamesh_core::{Error, Result};
+use redb::StorageBackend;
+
+use super::DiskOptions;
+use super::files::{Files, OsFiles, sync_directory};
+use super::index::{self, TrackedBackend};
+use super::shared::{Shared, SpaceBudget};
+use super::volume::{self, VolumeRow};
+use super::writer::Writer;
+
+/// The lock of a directory, held while the value lives.
+pub(crate) fn lock(directory: &Path) -> Result<File> {
+    std::fs::create_dir_all(directory)
+        .map_err(|error| Error::io("the directory could not be made", error))?;
+    let path = directory.join("datamesh.lock");
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let file = file.map_err(|error| Error::io("the lock file could not be opened", error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(index::locked()),
+        Err(TryLockError::Error(error)) => Err(Error::io("the directory could not be locked", error)),
+    }
+}
+
+/// The files of a store in this directory.
+pub(crate) fn ports(directory: &Path) -> Result<(Arc<dyn Files>, Box<dyn StorageBackend>)> {
+    let files = OsFiles::open(directory.join("volumes"))
+        .map_err(|error| Error::io("the directory of volumes could not be opened", error))?;
+    let backend = index::file_backend(&directory.join("records.redb"))?;
+    sync_directory(directory).map_err(|error| Error::io("the directory could not be synced", error))?;
+    Ok((Arc::new(files), backend))
+}
+
+/// Opens the records file, sweeps what no commit named, and gives the writer of the store.
+pub(crate) fn prepare(
+    files: Arc<dyn Files>,
+    backend: Box<dyn StorageBackend>,
+    options: &DiskOptions,
+) -> Result<Writer> {
+    let backend =
+        TrackedBackend::new(backend).map_err(|error| Error::io("the records file has no length", error))?;
+    let records = backend.length();
+    let opened = catch_unwind(AssertUnwindSafe(|| index::open(backend, options.cache_bytes)));
+    let (database, store, volumes) =
+        opened.unwrap_or_else(|_| Err(index::corrupt("the records file has pages that cannot be")))?;
+    sweep(&*files, &volumes).map_err(|error| Error::io("the volumes could not be swept", error))?;
+    let space = files.space().map_err(|error| Error::io("the free space is not known", error))?;
+    let share = |bytes: u64| (bytes / 1000).saturating_mul(u64::from(options.reserve_per_mille));
+    let limit = options.capacity_bytes.map_or(u64::MAX, |limit| limit.saturating_sub(share(limit)));
+    let held = volumes.values().map(|row| row.length).fold(0, u64::saturating_add);
+    let budget = SpaceBudget::new(limit, share(space.total), space.free, held, records);
+    let shared = Arc::new(Shared::new(database, files, budget));
+    Ok(Writer::new(shared, store, options.volume_bytes, volumes))
+}
+
+/// Cuts volumes at the end of what was committed, and removes those that no commit named.
+fn sweep(files: &dyn Files, volumes: &BTreeMap<u32, VolumeRow>) -> io::Result<()> {
+    for (name, length) in files.list()? {
+        let Some(volume) = volume::parse_file_name(&name) else { continue };
+        match volumes.get(&volume) {
+            None => files.remove(&name)?,
+            Some(row) if length > row.length => files.open(&name)?.set_len(row.length)?,
+            // A volume that is too short has lost blobs; reading each of those says so.
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! The disk store under faults: damage, locks, kills, failing media.
+#![cfg(feature = "disk")]
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use datamesh_core::ErrorKind;
+use datamesh_core::id::ShardId;
+use datamesh_core::ports::{Batch, Storage, Table};
+use datamesh_store::disk::files::{Files, OsFiles, Space, VolumeFile};
+use datamesh_store::{DiskOptions, DiskStore};
+use futures::executor::block_on;
+use redb::backends::InMemoryBackend;
+use tempfile::TempDir;
+
+fn options() -> DiskOptions {
+    let mut options = DiskOptions::default();
+    options.volume_bytes = 256 << 10;
+    options.reserve_per_mille = 0;
+    options
+}
+
+fn blob(seed: u32) -> (ShardId, Bytes) {
+    let bytes: Vec<u8> = (0..5000_u32).flat_map(|n| (n ^ seed).to_le_bytes()).collect();
+    (ShardId::of(&bytes), bytes.into())
+}
+
+fn open(path: &Path) -> DiskStore {
+    DiskStore::open(path, options()).unwrap()
+}
+
+async fn fill(store: &DiskStore, count: u32) {
+    for seed in 0..count {
+        let (id, bytes) = blob(seed);
+        store.write_blob(id, bytes).await.unwrap();
+        let record = Batch::new().put(Table::Work, seed.to_be_bytes().to_vec(), id.as_bytes().to_vec());
+        store.commit(record).await.unwrap();
+    }
+}
+
+fn kind<T: std::fmt::Debug>(result: datamesh_core::Result<T>) -> ErrorKind {
+    result.unwrap_err().kind()
+}
+
+fn volumes(path: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<_> =
+        std::fs::read_dir(path.join("volumes")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_directory_has_one_store() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    assert_eq!(kind(DiskStore::open(directory.path(), options())), ErrorKind::Locked);
+    block_on(store.close()).unwrap();
+    block_on(open(directory.path()).close()).unwrap();
+}
+
+#[test]
+fn a_path_under_a_file_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, b"x").unwrap();
+    assert!(DiskStore::open(file.join("store"), options()).is_err());
+}
+
+#[test]
+fn damaged_volumes_never_give_other_bytes() {
+    let damages: [fn(&mut Vec<u8>); 3] = [
+        |bytes| bytes.iter_mut().skip(64).for_each(|byte| *byte = 0),
+        |bytes| bytes.iter_mut().skip(1000).step_by(5000).for_each(|byte| *byte ^= 1),
+        |bytes| bytes.truncate(30_000),
+    ];
+    for damage in damages {
+        let directory = TempDir::new().unwrap();
+        let store = open(directory.path());
+        block_on(async { (fill(&store, 10).await, store.close().await.unwrap()) });
+        let path = volumes(directory.path()).remove(0);
+        let mut bytes = std::fs::read(&path).unwrap();
+        damage(&mut bytes);
+        std::fs::write(&path, bytes).unwrap();
+        let store = open(directory.path());
+        let mut wrong = 0;
+        for seed in 0..10 {
+            let (id, bytes) = blob(seed);
+            match block_on(store.read_blob(id)) {
+                Ok(found) => assert!(found == Some(bytes)),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Corrupt);
+                    wrong += 1;
+                }
+            }
+        }
+        assert!(wrong > 0);
+        block_on(async {
+            // Removed and written again it is whole, also after compaction over the damage.
+            let (id, bytes) = blob(9);
+            store.commit(Batch::new().delete_blob(id)).await.unwrap();
+            store.write_blob(id, bytes.clone()).await.unwrap();
+            store.compact().await.unwrap();
+            assert!(store.read_blob(id).await.unwrap() == Some(bytes));
+            store.close().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_damaged_records_file_is_a_typed_error_or_right_answers() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    block_on(async { (fill(&store, 10).await, store.close().await.unwrap()) });
+    let path = directory.path().join("records.redb");
+    let good = std::fs::read(&path).unwrap();
+    for round in 0..40_usize {
+        let mut bytes = good.clone();
+        let at = (round * 7919 * 13) % bytes.len();
+        match round % 4 {
+            0 => bytes.truncate(at),
+            1 => bytes.iter_mut().skip(at).take(4096).for_each(|byte| *byte = 0),
+            2 => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 0x10),
+            _ => bytes.iter_mut().take(64 + round).skip(round).for_each(|byte| *byte ^= 0x55),
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let Ok(store) = DiskStore::open(directory.path(), options()) else { continue };
+        for seed in 0..10 {
+            let (id, bytes) = blob(seed);
+            if let Ok(Some(found)) = block_on(store.read_blob(id)) {
+                assert!(found == bytes);
+            }
+            let _ = block_on(store.read_record(Table::Work, Bytes::copy_from_slice(&seed.to_be_bytes())));
+        }
+        block_on(store.close()).unwrap();
+    }
+}
+
+#[test]
+fn space_comes_back() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    block_on(async {
+        fill(&store, 60).await;
+        let peak = store.capacity().await.unwrap().used;
+        let most = (0..60).filter(|seed| seed % 5 > 0).fold(Batch::new(), |b, s| b.delete_blob(blob(s).0));
+        store.commit(most).await.unwrap();
+        store.compact().await.unwrap();
+        for seed in 0..60 {
+            let found = store.read_blob(blob(seed).0).await.unwrap();
+            assert_eq!(found.is_some(), seed % 5 == 0, "blob {seed}");
+        }
+        let used = store.capacity().await.unwrap().used;
+        assert!(used < peak / 2, "{used} of {peak}");
+        let rest = (0..60).fold(Batch::new(), |b, s| b.delete_blob(blob(s).0));
+        store.commit(rest).await.unwrap();
+        store.compact().await.unwrap();
+        store.close().await.unwrap();
+    });
+    assert_eq!(volumes(directory.path()), Vec::<PathBuf>::new());
+}
+
+#[derive(Debug)]
+struct FaultyFiles {
+    inner: OsFiles,
+    failing: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct FaultyFile {
+    inner: Arc<dyn VolumeFile>,
+    failing: Arc<AtomicBool>,
+}
+
+impl FaultyFiles {
+    fn wrap(&self, inner: Arc<dyn VolumeFile>) -> Arc<dyn VolumeFile> {
+        Arc::new(FaultyFile { inner, failing: Arc::clone(&self.failing) })
+    }
+}
+
+impl Files for FaultyFiles {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn VolumeFile>> {
+        Ok(self.wrap(self.inner.create(name)?))
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn VolumeFile>> {
+        Ok(self.wrap(self.inner.open(name)?))
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+    fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        self.inner.list()
+    }
+    fn sync_dir(&self) -> io::Result<()> {
+        self.inner.sync_dir()
+    }
+    fn space(&self) -> io::Result<Space> {
+        self.inner.space()
+    }
+}
+
+impl VolumeFile for FaultyFile {
+    fn append(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
+        self.inner.append(offset, parts)
+    }
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.inner.read_at(offset, bytes)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        if self.failing.load(Ordering::Relaxed) {
+            return Err(io::Error::other("injected"));
+        }
+        self.inner.sync_data()
+    }
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.inner.set_len(length)
+    }
+}
+
+#[test]
+fn a_failed_sync_ends_all_writing() {
+    let directory = TempDir::new().unwrap();
+    let failing = Arc::new(AtomicBool::new(false));
+    let files = FaultyFiles { inner: OsFiles::open(directory.path()).unwrap(), failing: failing.clone() };
+    let store = DiskStore::open_with(Arc::new(files), InMemoryBackend::new(), options()).unwrap();
+    block_on(async {
+        fill(&store, 3).await;
+        failing.store(true, Ordering::Relaxed);
+        let (id, bytes) = blob(7);
+        store.write_blob(id, bytes.clone()).await.unwrap();
+        assert_eq!(kind(store.commit(Batch::new()).await), ErrorKind::Io);
+        failing.store(false, Ordering::Relaxed);
+        assert_eq!(kind(store.commit(Batch::new()).await), ErrorKind::Poisoned);
+        assert_eq!(kind(store.write_blob(id, bytes).await), ErrorKind::Poisoned);
+        assert_eq!(kind(store.compact().await), ErrorKind::Poisoned);
+        assert!(store.read_blob(blob(1).0).await.unwrap().is_some());
+        store.close().await.unwrap();
+    });
+}
+
+const CHILD: &str = "DATAMESH_STORE_TEST_CHILD";
+
+/// Not a test of its own: what the killed process does.
+#[test]
+fn child_writes_until_killed() {
+    let Some(directory) = std::env::var_os(CHILD) else { return };
+    let store = open(Path::new(&directory));
+    block_on(async {
+        for seed in 0..u32::MAX {
+            let (id, bytes) = blob(seed);
+            store.write_blob(id, bytes).await.unwrap();
+            let record = Batch::new().put(Table::Work, seed.to_be_bytes().to_vec(), id.as_bytes().to_vec());
+            store.commit(record).await.unwrap();
+            println!("acknowledged {seed}");
+        }
+    });
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill() {
+    use std::io::BufRead;
+    let directory = TempDir::new().unwrap();
+    for round in 0..3_u32 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_writes_until_killed", "--nocapture"])
+            .env(CHILD, directory.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = io::BufReader::new(child.stdout.take().unwrap()).lines();
+        let seen =
+            lines.map_while(Result::ok).filter_map(|line| line.rsplit("acknowledged ").next()?.parse().ok());
+        let last: u32 = seen.take(10 + 7 * round as usize).last().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = open(directory.path());
+        for seed in 0..=last {
+            let (id, bytes) = blob(seed);
+            assert!(block_on(store.read_blob(id)).unwrap() == Some(bytes), "blob {seed} of {last}");
+            let record =
+                block_on(store.read_record(Table::Work, Bytes::copy_from_slice(&seed.to_be_bytes())));
+            assert_eq!(record.unwrap().as_deref(), Some(&id.as_bytes()[..]));
+        }
+        block_on(store.close()).unwrap();
+    }
+}
