@@ -85,11 +85,9 @@ impl Driver {
     pub(super) async fn listen(&mut self, addresses: Vec<Multiaddr>) -> Result<()> {
         let mut waiting = Vec::new();
         for address in addresses {
-            let listener = self.swarm.listen_on(address.clone()).map_err(|error| {
-                Error::new(ErrorKind::Io, "cannot listen; choose another port or address")
-                    .with_subject(&address)
-                    .with_source(error)
-            })?;
+            names::probe(&address).map_err(|error| cannot_listen(&address, error))?;
+            let listener = self.swarm.listen_on(address.clone());
+            let listener = listener.map_err(|error| cannot_listen(&address, std::io::Error::other(error)))?;
             waiting.push(listener);
         }
         while !waiting.is_empty() {
@@ -266,6 +264,11 @@ impl Driver {
     }
 
     fn connect(&mut self, address: Multiaddr, peer: Option<PeerId>, waiting: Dialled) {
+        if self.swarm.listeners().any(|own| *own == address) {
+            let message = "the address leads to the local node";
+            let _ = waiting.send(Err(Error::new(ErrorKind::InvalidInput, message)));
+            return;
+        }
         let node = peer.as_ref().and_then(names::node_of);
         if let Some(node) = node
             && self.shared.peer(&node).is_some_and(|peer| peer.session().is_some())
@@ -277,7 +280,7 @@ impl Driver {
             Some(peer) => {
                 DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![address]).build()
             }
-            None => DialOpts::unknown_peer_id().address(address).build(),
+            None => DialOpts::unknown_peer_id().address(address).allocate_new_port().build(),
         };
         self.start(options, Dial { node: None, waiting: vec![waiting] });
     }
@@ -285,8 +288,10 @@ impl Driver {
     fn dial(&mut self, node: NodeId, waiting: Vec<Dialled>) {
         let Some(route) = self.routes.get_mut(&node) else { return };
         let options = DialOpts::peer_id(route.peer)
+            // A reused port could meet the peer's own dial half-way, and both ends would be diallers.
             .condition(PeerCondition::Always)
             .addresses(route.addresses.clone())
+            .allocate_new_port()
             .build();
         route.dial = Some(options.connection_id());
         self.start(options, Dial { node: Some(node), waiting });
@@ -383,6 +388,12 @@ fn backoff(failures: u32) -> Duration {
     let _ = getrandom::fill(&mut random);
     let [random] = random;
     doubled / 2 + (doubled / 2).mul_f64(f64::from(random) / 255.0)
+}
+
+fn cannot_listen(address: &Multiaddr, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, "cannot listen; choose another port or address")
+        .with_subject(address)
+        .with_source(error)
 }
 
 /// What a failed dial means to the caller.

@@ -1,5 +1,8 @@
 //! Node ids as peer ids, addresses as multiaddrs.
 
+use std::io;
+use std::net::{IpAddr, TcpListener};
+
 use datamesh_core::id::NodeId;
 use datamesh_core::ports::Address;
 use datamesh_core::{Error, ErrorKind, Result};
@@ -50,6 +53,21 @@ fn is_dialable(address: &Multiaddr) -> bool {
         [Protocol::Ip4(_) | Protocol::Ip6(_), Protocol::Tcp(_)] => true,
         [Protocol::Ip4(_) | Protocol::Ip6(_), Protocol::Udp(_), Protocol::QuicV1] => cfg!(feature = "quic"),
         _ => false,
+    }
+}
+
+/// Whether a TCP port is free: the listener shares its port, so that a second one would take half of the
+/// first one's connections instead of failing.
+pub(super) fn probe(address: &Multiaddr) -> io::Result<()> {
+    let parts: Vec<_> = address.iter().collect();
+    let ip: IpAddr = match parts.first() {
+        Some(Protocol::Ip4(ip)) => (*ip).into(),
+        Some(Protocol::Ip6(ip)) => (*ip).into(),
+        _ => return Ok(()),
+    };
+    match parts.get(1) {
+        Some(Protocol::Tcp(port)) if *port != 0 => TcpListener::bind((ip, *port)).map(drop),
+        _ => Ok(()),
     }
 }
 

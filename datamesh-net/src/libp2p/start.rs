@@ -24,6 +24,10 @@ const COMMANDS: usize = 256;
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long a QUIC handshake may take: over UDP, silence is the only sign that nobody is there.
+#[cfg(feature = "quic")]
+const QUIC_HANDSHAKE: Duration = Duration::from_secs(5);
+
 /// A started transport.
 pub(super) type Started = (Arc<Shared>, Commands);
 
@@ -80,7 +84,7 @@ fn swarm(keys: Keypair, config: &Libp2pConfig, shared: &Arc<Shared>) -> Result<S
         .map_err(|error| invalid("the node's key does not sign", error))?;
     #[cfg(feature = "quic")]
     let builder = builder.with_quic_config(|mut quic| {
-        quic.handshake_timeout = config.limits.handshake;
+        quic.handshake_timeout = config.limits.handshake.min(QUIC_HANDSHAKE);
         quic
     });
     let swarm = builder
