@@ -1,5 +1,6 @@
 //! Nodes that talk libp2p on 127.0.0.1: the conformance suite, strangers, peers that vanish.
 #![cfg(feature = "libp2p")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -236,6 +237,36 @@ fn a_port_that_is_taken_is_an_error() {
         // Closed means that the port is free.
         let third = node(2, 7, taken.as_str()).await;
         assert_eq!(third.listen_addresses(), [taken]);
+    });
+}
+
+#[test]
+fn calls_beyond_the_limits_wait_inside_their_deadline() {
+    run(async {
+        let limits = {
+            let mut limits = Limits::default();
+            (limits.calls_per_peer, limits.streams_per_peer, limits.pooled_streams) = (2, 1, 1);
+            limits
+        };
+        let ours = Libp2pTransport::open(config(1, 7, "").limits(limits)).await.unwrap();
+        let theirs = node(2, 7, TCP).await;
+        ours.set_peers(vec![route(&theirs)]);
+        let call = |limit| ours.call(theirs.local_node(), Message::default(), limit);
+        let overtaken = async {
+            let held = theirs.accept().await.unwrap();
+            for limit in [100, 100] {
+                // One stream: the second call waits for it. Two calls: the third waits to be let in.
+                let late = call(Duration::from_millis(limit)).await.unwrap_err();
+                assert_eq!(late.kind(), ErrorKind::TimedOut, "{late:?}");
+                assert!(late.to_string().contains("did not get out"), "{late}");
+            }
+            held.reply.send(held.message);
+            answer_one(&theirs).await;
+        };
+        let second = async { call(LIMIT).await.unwrap() };
+        let (first, _, ()) = futures::join!(call(LIMIT), second, overtaken);
+        first.unwrap();
+        echo(&ours, &theirs).await;
     });
 }
 

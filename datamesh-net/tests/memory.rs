@@ -1,5 +1,7 @@
 //! The in-process network: the conformance suite, partitions, and bodies that are never copied.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::sync::Arc;

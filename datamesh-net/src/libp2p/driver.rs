@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use datamesh_core::id::NodeId;
 use datamesh_core::ports::{PeerRoute, TransportEvent};
@@ -31,6 +31,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(200);
 /// The longest wait before a known peer is dialled again.
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
+/// The age at which a connection is certain to have been seen by both ends.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// How long the end waits for the peers to hear of it.
 const FAREWELL: Duration = Duration::from_millis(300);
 
@@ -53,6 +56,8 @@ struct Route {
     addresses: Vec<Multiaddr>,
     failures: u32,
     dial: Option<ConnectionId>,
+    /// Whether a retry waits for its time.
+    retrying: bool,
 }
 
 /// A dial under way: until its connection has proved the mesh key, or failed.
@@ -112,7 +117,7 @@ impl Driver {
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_event(event),
                 Ok(command) = commands.recv() => self.on_command(command),
-                Some(node) = self.retries.next() => self.dial_again(node),
+                Some(node) = self.retries.next() => self.on_retry(node),
                 _ = shared.wake.1.recv() => self.take_routes(),
             }
         }
@@ -176,7 +181,7 @@ impl Driver {
     fn on_told(&mut self, told: Told) {
         match told.what {
             FromHandler::Proved(mailbox) => {
-                self.on_proved(told.node, Link { id: told.connection, mailbox });
+                self.on_proved(told.node, Link { id: told.connection, mailbox, since: Instant::now() });
             }
             FromHandler::Refused(why) => {
                 tracing::debug!(node = %told.node, why, "a peer was refused");
@@ -194,9 +199,7 @@ impl Driver {
         let peer = self.shared.peer_or_new(node);
         let (session, is_new) = peer.session_or_new(|| Session::new(pooled, most, runtime));
         let dial = self.dials.remove(&connection);
-        let by_address = dial.as_ref().is_some_and(|dial| dial.node.is_none());
-        if by_address && session.link_count() > 0 {
-            // The address led to a node that is connected already.
+        if dial.as_ref().is_some_and(|dial| dial.node.is_none()) && self.is_spare(node, &session) {
             self.swarm.close_connection(connection);
         } else {
             session.add_link(link);
@@ -214,6 +217,15 @@ impl Driver {
             // A caller that is gone needs no answer.
             let _ = waiting.send(Ok(node));
         }
+    }
+
+    /// Whether an address led to a node that is connected already.
+    ///
+    /// Two nodes that dial each other at the same moment must not both take their own dial for the
+    /// spare one: then the one of the smaller name does.
+    fn is_spare(&self, node: NodeId, session: &Session) -> bool {
+        let patience = if self.shared.local < node { Duration::ZERO } else { SETTLED };
+        session.has_link_for(patience)
     }
 
     fn stream_limits(&self) -> Limits {
@@ -321,13 +333,21 @@ impl Driver {
     }
 
     /// Dials a known peer again after a while.
-    fn retry(&self, node: NodeId) {
-        let Some(route) = self.routes.get(&node) else { return };
+    fn retry(&mut self, node: NodeId) {
+        let Some(route) = self.routes.get_mut(&node).filter(|route| !route.retrying) else { return };
+        route.retrying = true;
         let wait = backoff(route.failures);
         self.retries.push(Box::pin(async move {
             tokio::time::sleep(wait).await;
             node
         }));
+    }
+
+    fn on_retry(&mut self, node: NodeId) {
+        if let Some(route) = self.routes.get_mut(&node) {
+            route.retrying = false;
+        }
+        self.dial_again(node);
     }
 
     fn dial_again(&mut self, node: NodeId) {
@@ -353,7 +373,8 @@ impl Driver {
             let before = old.remove(&node);
             let is_new = before.as_ref().is_none_or(|before| before.addresses != route.addresses);
             if let Some(before) = before {
-                (route.failures, route.dial) = (before.failures, before.dial);
+                (route.failures, route.dial, route.retrying) =
+                    (before.failures, before.dial, before.retrying);
             }
             self.routes.insert(node, route);
             if is_new {
@@ -377,7 +398,7 @@ fn readable(route: PeerRoute) -> Option<(NodeId, Route)> {
     if addresses.is_empty() {
         return None;
     }
-    Some((route.node, Route { peer, addresses, failures: 0, dial: None }))
+    Some((route.node, Route { peer, addresses, failures: 0, dial: None, retrying: false }))
 }
 
 /// The wait before the next dial: doubled with each failure, and then half of it at random.

@@ -103,12 +103,12 @@ impl Handler {
         match (&self.state, *protocol == PROOF) {
             (State::Waiting, true) if self.role == Role::Listener => self.prove(stream),
             (State::Proved, false) => self.serve(stream),
-            (State::Begin | State::Waiting | State::Running(_), false) => {
-                if self.early.len() < STREAMS_PER_CONNECTION {
-                    self.early.push(stream);
-                }
+            (State::Begin | State::Waiting | State::Running(_), false)
+                if self.early.len() < STREAMS_PER_CONNECTION =>
+            {
+                self.early.push(stream);
             }
-            // A second proof, or a stream of a refused peer: dropping it resets it.
+            // A second proof, one stream too many, or a refused peer: dropping the stream resets it.
             _ => {}
         }
     }

@@ -49,11 +49,10 @@ pub(super) fn parse(address: &Address) -> Result<(Multiaddr, Option<PeerId>)> {
 
 fn is_dialable(address: &Multiaddr) -> bool {
     let parts: Vec<_> = address.iter().collect();
-    match parts.as_slice() {
-        [Protocol::Ip4(_) | Protocol::Ip6(_), Protocol::Tcp(_)] => true,
-        [Protocol::Ip4(_) | Protocol::Ip6(_), Protocol::Udp(_), Protocol::QuicV1] => cfg!(feature = "quic"),
-        _ => false,
-    }
+    let [Protocol::Ip4(_) | Protocol::Ip6(_), rest @ ..] = parts.as_slice() else { return false };
+    let tcp = matches!(rest, [Protocol::Tcp(_)]);
+    let quic = matches!(rest, [Protocol::Udp(_), Protocol::QuicV1]);
+    tcp || (quic && cfg!(feature = "quic"))
 }
 
 /// Whether a TCP port is free: the listener shares its port, so that a second one would take half of the

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
 use libp2p::Stream;
@@ -31,6 +31,7 @@ pub(super) type StreamRequest = oneshot::Sender<Stream>;
 pub(super) struct Link {
     pub(super) id: ConnectionId,
     pub(super) mailbox: async_channel::Sender<StreamRequest>,
+    pub(super) since: Instant,
 }
 
 /// A connected peer.
@@ -76,8 +77,9 @@ impl Session {
         pool.links.len()
     }
 
-    pub(super) fn link_count(&self) -> usize {
-        lock(&self.pool).links.len()
+    /// Whether a connection has been there for so long.
+    pub(super) fn has_link_for(&self, time: Duration) -> bool {
+        lock(&self.pool).links.iter().any(|link| link.since.elapsed() >= time)
     }
 
     /// Ends the session: callers that wait for a stream fail.
