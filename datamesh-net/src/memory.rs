@@ -3,6 +3,8 @@
 //! A [`MemoryNetwork`] is a hub that nodes join. Two nodes are connected while both have joined, one
 //! of them knows the other (`set_peers` or `connect`), and nobody has put a [partition](MemoryNetwork::partition) between them.
 
+mod deadlines;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +20,8 @@ use datamesh_core::ports::{
 };
 use datamesh_core::{Error, ErrorKind, Result};
 use futures::future::{self, Either};
+
+use deadlines::Deadlines;
 
 /// Requests that wait for `accept` on one node; then the callers wait. A few for each of many peers.
 pub const INBOUND_QUEUE: usize = 256;
@@ -60,7 +64,8 @@ impl MemoryNetwork {
         hub.nodes.insert(node, member.clone());
         hub.relink(&member);
         let _ = member.events.0.force_send(TransportEvent::Listening(vec![address_of(node)]));
-        Ok(MemoryTransport { network: self.clone(), node: member, runtime })
+        let deadlines = Deadlines::new(runtime.clone());
+        Ok(MemoryTransport { network: self.clone(), node: member, runtime, deadlines })
     }
 
     /// Cuts the way between two nodes, now and until [`heal`](Self::heal).
@@ -92,6 +97,7 @@ pub struct MemoryTransport {
     network: MemoryNetwork,
     node: Arc<Node>,
     runtime: Arc<dyn Runtime>,
+    deadlines: Arc<Deadlines>,
 }
 
 impl Transport for MemoryTransport {
@@ -105,7 +111,7 @@ impl Transport for MemoryTransport {
         let link = self.link_to(node)?;
         let started = Started::default();
         let work = std::pin::pin!(self.exchange(&link, request, &started));
-        let result = match future::select(work, self.runtime.sleep(limit)).await {
+        let result = match future::select(work, self.deadlines.until(self.runtime.now() + limit)?).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => Err(started.timed_out(limit)),
         };

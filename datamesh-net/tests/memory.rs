@@ -1,5 +1,7 @@
 //! The in-process network: the conformance suite, partitions, and bodies that are never copied.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::sync::Arc;
@@ -94,4 +96,24 @@ fn a_name_is_taken_once_and_freed_on_drop() {
     assert_eq!(second.unwrap_err().kind(), ErrorKind::AlreadyExists);
     drop(first);
     network.join(node(0), runtime).unwrap();
+}
+
+#[test]
+fn each_call_keeps_its_own_deadline() {
+    run(async {
+        let runtime = TestRuntime::shared();
+        let nodes = mesh(&MemoryNetwork::new(), &runtime, 2);
+        // Longer and shorter ones mixed, so that later deadlines are watched before earlier ones.
+        let calls = [300, 100, 200, 50, 250, 150].map(|millis| {
+            let (limit, nodes, runtime) = (Duration::from_millis(millis), &nodes, &runtime);
+            async move {
+                let begin = runtime.now();
+                let late = nodes[0].call(node(1), Message::default(), limit).await.unwrap_err();
+                assert_eq!(late.kind(), ErrorKind::TimedOut);
+                let took = runtime.now() - begin;
+                assert!(took >= limit && took < limit + Duration::from_secs(1), "{millis}: {took:?}");
+            }
+        });
+        futures::future::join_all(calls).await;
+    });
 }

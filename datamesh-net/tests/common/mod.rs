@@ -1,5 +1,5 @@
 //! A small runtime of threads for the tests of the networks.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part, and fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};

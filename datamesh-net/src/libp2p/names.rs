@@ -1,0 +1,100 @@
+//! Node ids as peer ids, addresses as multiaddrs.
+
+use std::io;
+use std::net::{IpAddr, TcpListener};
+
+use datamesh_core::id::NodeId;
+use datamesh_core::ports::Address;
+use datamesh_core::{Error, ErrorKind, Result};
+use libp2p::identity::{PublicKey, ed25519};
+use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId};
+
+/// What stands before the key in the peer id of an Ed25519 key: an identity multihash of 36 bytes, which
+/// are a protobuf of key type 1 and 32 bytes of key.
+const PEER_ID_PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+
+/// The peer id of a node, or `None` when its name is no Ed25519 public key.
+pub(super) fn peer_of(node: &NodeId) -> Option<PeerId> {
+    let key = ed25519::PublicKey::try_from_bytes(node.as_bytes()).ok()?;
+    Some(PublicKey::from(key).to_peer_id())
+}
+
+/// The node of a peer id, or `None` when its key is not Ed25519.
+pub(super) fn node_of(peer: &PeerId) -> Option<NodeId> {
+    let bytes = peer.to_bytes();
+    let key = bytes.strip_prefix(PEER_ID_PREFIX.as_slice())?;
+    Some(NodeId::from_bytes(key.try_into().ok()?))
+}
+
+/// An address of a form that this transport can dial, and the peer it names if any.
+pub(super) fn parse(address: &Address) -> Result<(Multiaddr, Option<PeerId>)> {
+    let unreadable = |message: &str| Error::new(ErrorKind::InvalidInput, message).with_subject(address);
+    let mut parsed: Multiaddr = address.as_str().parse().map_err(|error: libp2p::multiaddr::Error| {
+        unreadable("not a multiaddr; write for instance /ip4/192.0.2.1/tcp/4001").with_source(error)
+    })?;
+    let peer = match parsed.iter().last() {
+        Some(Protocol::P2p(peer)) => {
+            parsed.pop();
+            Some(peer)
+        }
+        _ => None,
+    };
+    if !is_dialable(&parsed) {
+        let forms = if cfg!(feature = "quic") { "tcp/<port> or udp/<port>/quic-v1" } else { "tcp/<port>" };
+        return Err(unreadable(&format!("this transport takes /ip4/<ip> or /ip6/<ip> and then {forms}")));
+    }
+    Ok((parsed, peer))
+}
+
+fn is_dialable(address: &Multiaddr) -> bool {
+    let parts: Vec<_> = address.iter().collect();
+    let [Protocol::Ip4(_) | Protocol::Ip6(_), rest @ ..] = parts.as_slice() else { return false };
+    let tcp = matches!(rest, [Protocol::Tcp(_)]);
+    let quic = matches!(rest, [Protocol::Udp(_), Protocol::QuicV1]);
+    tcp || (quic && cfg!(feature = "quic"))
+}
+
+/// Whether a TCP port is free: the listener shares its port, so that a second one would take half of the
+/// first one's connections instead of failing.
+pub(super) fn probe(address: &Multiaddr) -> io::Result<()> {
+    let parts: Vec<_> = address.iter().collect();
+    let ip: IpAddr = match parts.first() {
+        Some(Protocol::Ip4(ip)) => (*ip).into(),
+        Some(Protocol::Ip6(ip)) => (*ip).into(),
+        _ => return Ok(()),
+    };
+    match parts.get(1) {
+        Some(Protocol::Tcp(port)) if *port != 0 => TcpListener::bind((ip, *port)).map(drop),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_ids_are_peer_ids() {
+        let keys = libp2p::identity::Keypair::generate_ed25519();
+        let peer = keys.public().to_peer_id();
+        let node = node_of(&peer).unwrap();
+        let key = keys.public().try_into_ed25519().unwrap();
+        assert_eq!(node.as_bytes(), &key.to_bytes());
+        assert_eq!(peer_of(&node), Some(peer));
+        assert_eq!(node_of(&PeerId::random()), None);
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_dialled_are_refused() {
+        let good = ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1"];
+        let bad = ["/dns/example.org/tcp/1", "/ip4/127.0.0.1", "/ip4/127.0.0.1/tcp/70000", "/memory/1", "x"];
+        for text in good {
+            assert!(parse(&text.parse().unwrap()).is_ok(), "{text}");
+        }
+        for text in bad {
+            let error = parse(&text.parse().unwrap()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text}");
+        }
+    }
+}
