@@ -228,7 +228,7 @@ fn common_length(mut lengths: impl Iterator<Item = usize>) -> Result<usize> {
     if let Some(other) = lengths.find(|length| *length != first) {
         return Err(invalid(format!("shards of {first} and {other} bytes do not make a stripe")));
     }
-    if first % ALIGNMENT != 0 {
+    if !first.is_multiple_of(ALIGNMENT) {
         return Err(invalid(format!("a shard of {first} bytes is not a multiple of {ALIGNMENT}")));
     }
     Ok(first)

@@ -6,6 +6,8 @@
 #[cfg(feature = "disk")]
 pub mod disk;
 mod erasure;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 mod limits;
 mod memory;
 

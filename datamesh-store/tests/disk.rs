@@ -1,4 +1,10 @@
 //! The disk store under faults: damage, locks, kills, failing media.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "tests fail by panicking"
+)]
 #![cfg(feature = "disk")]
 
 use std::io;
