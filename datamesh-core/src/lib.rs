@@ -21,10 +21,12 @@ pub use error::{Error, ErrorKind, Result};
 pub use format::{Access, Capability, MeshKey, NodeRecord, Ticket, Zone};
 pub use id::{ExtentId, NodeId, ObjectId, OperationId, ShardId};
 pub use mesh::{
-    Explain, Get, GetToPath, HealthCheck, Limits, Mesh, MeshBuilder, OpenReader, OpenStream, Put, Remove, StatRequest,
+    Explain, Get, GetToPath, HealthCheck, Limits, Mesh, MeshBuilder, OpenReader, OpenStream, Put, Remove,
+    StatRequest,
 };
 pub use object::{
-    Explanation, ExtentHealth, Health, ObjectReader, ObjectStream, Progress, Receipt, Removal, ShardPlace, Source, Stat,
+    Explanation, ExtentHealth, Health, ObjectReader, ObjectStream, Progress, Receipt, Removal, ShardPlace,
+    Source, Stat,
 };
 pub use observe::{Event, Events, Metrics};
 pub use peers::NodeStatus;

@@ -9,8 +9,10 @@
 #![forbid(unsafe_code)]
 
 mod identity;
+mod secret_file;
 pub mod sharing;
 mod suite;
 
-pub use identity::{IDENTITY_FILE_LEN, NodeIdentity};
+pub use identity::NodeIdentity;
+pub use secret_file::{SECRET_FILE_LEN, SecretKind, open_or_create_secret};
 pub use suite::ChaChaSuite;

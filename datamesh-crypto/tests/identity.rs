@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use datamesh_core::ErrorKind;
 use datamesh_core::ports::{CryptoSuite, Identity};
-use datamesh_crypto::{ChaChaSuite, IDENTITY_FILE_LEN, NodeIdentity};
+use datamesh_crypto::{ChaChaSuite, NodeIdentity, SECRET_FILE_LEN};
 use tempfile::TempDir;
 
 fn directory() -> (TempDir, PathBuf) {
@@ -52,7 +52,7 @@ fn the_second_open_gives_the_same_node() {
 #[test]
 fn golden_bytes() {
     let bytes = good_bytes();
-    assert_eq!(bytes.len(), IDENTITY_FILE_LEN);
+    assert_eq!(bytes.len(), SECRET_FILE_LEN);
     assert_eq!(bytes[..9], *b"DMESHKEY\x01");
     assert_eq!(bytes[9..41], [5; 32]);
     assert_eq!(bytes[41..], blake3::hash(&bytes[..41]).as_bytes()[..4]);

@@ -184,14 +184,18 @@ impl MeshBuilder {
             Some(capacity) => capacity,
             None => default_capacity(&*parts.storage).await?,
         };
-        Core::open(parts).await.map_err(|error| if error.operation().is_some() { error } else { error.with_operation("open") })
+        Core::open(parts)
+            .await
+            .map_err(|error| if error.operation().is_some() { error } else { error.with_operation("open") })
     }
 
     fn check(self) -> Result<Parts> {
         let problems = self.problems();
         let segment_len = self.segment_bytes.unwrap_or(DEFAULT_SEGMENT_LEN);
         match (self.runtime, self.storage, self.code, self.suite, self.identity) {
-            (Some(runtime), Some(storage), Some(code), Some(suite), Some(identity)) if problems.is_empty() => {
+            (Some(runtime), Some(storage), Some(code), Some(suite), Some(identity))
+                if problems.is_empty() =>
+            {
                 Ok(Parts {
                     runtime,
                     storage,

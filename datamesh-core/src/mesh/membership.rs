@@ -87,7 +87,9 @@ impl Core {
         let kept = self.engine.peers.records().into_iter().find(|kept| kept.record().node == local);
         let kept_record = kept.as_ref().map(SignedRecord::record);
         let same = |record: &NodeRecord| {
-            record.addresses == addresses && record.zone == self.own.zone && record.capacity == self.own.capacity
+            record.addresses == addresses
+                && record.zone == self.own.zone
+                && record.capacity == self.own.capacity
         };
         let signed = match (&kept, kept_record) {
             (Some(kept), Some(record)) if same(record) => kept.clone(),
@@ -198,7 +200,8 @@ impl Core {
     /// The last address's own error when none can be reached.
     pub(super) async fn bootstrap(self: &Arc<Self>, addresses: &[Address]) -> Result<()> {
         let dials = addresses.iter().map(|address| self.dial(address));
-        let mut failed = Error::new(ErrorKind::InvalidInput, "the ticket names no address; ask for a new one");
+        let mut failed =
+            Error::new(ErrorKind::InvalidInput, "the ticket names no address; ask for a new one");
         let mut reached = false;
         for dialled in future::join_all(dials).await {
             match dialled {
@@ -217,7 +220,8 @@ impl Core {
     }
 
     async fn dial(&self, address: &Address) -> Result<NodeId> {
-        let mut failed = Error::new(ErrorKind::Unavailable, "this mesh has no transport; it is a mesh of one");
+        let mut failed =
+            Error::new(ErrorKind::Unavailable, "this mesh has no transport; it is a mesh of one");
         for (number, transport) in self.engine.peers.transports().iter().enumerate() {
             match transport.connect(address.clone(), CONNECT_LIMIT).await {
                 Ok(node) => {

@@ -23,7 +23,8 @@ use crate::object::{Engine, Source};
 use crate::observe::{Counters, Event, EventHub, Events, Metrics};
 use crate::peers::{NodeStatus, Peers};
 use crate::ports::{
-    Address, Capacity, CryptoSuite, DynStorage, DynTransport, ErasureCode, Files, Identity, Redundancy, Runtime,
+    Address, Capacity, CryptoSuite, DynStorage, DynTransport, ErasureCode, Files, Identity, Redundancy,
+    Runtime,
 };
 
 pub use builder::{Limits, MeshBuilder};
@@ -163,7 +164,8 @@ impl Mesh {
             return refuse("this mesh has no mesh key; give one to its builder");
         };
         let mut addresses = core.listen_addresses();
-        let others = core.engine.peers.records().into_iter().flat_map(|record| record.record().addresses.clone());
+        let others =
+            core.engine.peers.records().into_iter().flat_map(|record| record.record().addresses.clone());
         for address in others {
             if addresses.len() < 8 && !addresses.contains(&address) {
                 addresses.push(address);
@@ -247,9 +249,15 @@ impl Core {
     async fn open(parts: Parts) -> Result<Mesh> {
         let events = EventHub::default();
         let counters = Arc::new(Counters::default());
-        let node = Node::open(Arc::clone(&parts.storage), Arc::clone(&parts.runtime), node_options(&parts, &events)).await?;
-        let peers =
-            Peers::new(Arc::clone(&node), parts.identity.node_id(), parts.transports, Arc::clone(&parts.runtime));
+        let node =
+            Node::open(Arc::clone(&parts.storage), Arc::clone(&parts.runtime), node_options(&parts, &events))
+                .await?;
+        let peers = Peers::new(
+            Arc::clone(&node),
+            parts.identity.node_id(),
+            parts.transports,
+            Arc::clone(&parts.runtime),
+        );
         let code = Arc::clone(&parts.code);
         parts.runtime.compute(move || code.warm_up()).await?;
         let engine = Engine {
@@ -355,10 +363,8 @@ impl Drop for Handle {
 
 fn node_options(parts: &Parts, events: &EventHub) -> NodeOptions {
     let events = events.clone();
-    let sink = move |event: NodeEvent| {
-        if let NodeEvent::CorruptShard { shard } = event {
-            events.emit(Event::CorruptShard(shard));
-        }
+    let sink = move |event: NodeEvent| match event {
+        NodeEvent::CorruptShard { shard } => events.emit(Event::CorruptShard(shard)),
     };
     NodeOptions::default().with_staged_bytes(parts.limits.staged_bytes).with_events(Arc::new(sink))
 }

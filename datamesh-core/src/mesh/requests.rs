@@ -17,8 +17,8 @@ use crate::format::Capability;
 use crate::id::OperationId;
 use crate::mesh::Mesh;
 use crate::object::{
-    Engine, Explanation, Health, ObjectReader, ObjectStream, OpenObject, Progress, ProgressFn, PutOptions, Receipt,
-    Removal, Source, Stat, explain, health, put, remove,
+    Engine, Explanation, Health, ObjectReader, ObjectStream, OpenObject, Progress, ProgressFn, PutOptions,
+    Receipt, Removal, Source, Stat, explain, health, put, remove,
 };
 use crate::ports::Redundancy;
 
@@ -30,7 +30,9 @@ async fn run<T>(
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     if mesh.core().tasks.is_stopped() {
-        return Err(Error::new(ErrorKind::Closed, "the mesh was shut down; open it again").with_operation(operation));
+        return Err(
+            Error::new(ErrorKind::Closed, "the mesh was shut down; open it again").with_operation(operation)
+        );
     }
     let span = tracing::debug_span!("datamesh", operation, node = %mesh.node_id().fmt_short());
     let work = work.instrument(span);
@@ -290,7 +292,9 @@ impl Get {
         let limit = self.mesh.core().limits.get_bytes;
         let total = usize::try_from(stream.total()).unwrap_or(usize::MAX);
         if stream.total() > limit {
-            let text = format!("{total} bytes are more than the {limit} that get returns at once; read them as a stream");
+            let text = format!(
+                "{total} bytes are more than the {limit} that get returns at once; read them as a stream"
+            );
             return Err(Error::new(ErrorKind::LimitExceeded, text));
         }
         let first = stream.next().await.transpose()?.unwrap_or_default();

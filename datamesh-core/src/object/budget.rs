@@ -45,7 +45,9 @@ impl State {
 
     /// Takes the bytes of this waiter when it may go.
     fn try_take(&mut self, ticket: u64) -> bool {
-        let Some(position) = self.queue.iter().position(|waiting| waiting.ticket == ticket) else { return false };
+        let Some(position) = self.queue.iter().position(|waiting| waiting.ticket == ticket) else {
+            return false;
+        };
         if !self.queue.get(position).is_some_and(|waiting| self.may_go(position, waiting)) {
             return false;
         }
@@ -68,7 +70,8 @@ impl State {
 
     /// Those who may go now.
     fn ready(&self) -> Vec<Waker> {
-        let ready = self.queue.iter().enumerate().filter(|(position, waiting)| self.may_go(*position, waiting));
+        let ready =
+            self.queue.iter().enumerate().filter(|(position, waiting)| self.may_go(*position, waiting));
         ready.filter_map(|(_, waiting)| waiting.waker.clone()).collect()
     }
 }

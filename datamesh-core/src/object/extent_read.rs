@@ -65,7 +65,8 @@ impl ExtentReader {
         let ranking = rank(layout.placement.as_bytes(), &members);
         let guess = ranking.assign(layout.redundancy);
         let holder = |index| guess.as_ref().and_then(|guess| guess.holder(index)).into_iter().collect();
-        let known = Known { holders: (0..layout.redundancy.total()).map(holder).collect(), ..Known::default() };
+        let known =
+            Known { holders: (0..layout.redundancy.total()).map(holder).collect(), ..Known::default() };
         Self {
             engine: Arc::clone(engine),
             id,
@@ -79,7 +80,11 @@ impl ExtentReader {
     ///
     /// # Errors
     /// `Unavailable` when some did not answer, `NotFound` when all did and none has it.
-    pub(super) async fn find_layout(engine: &Arc<Engine>, id: ExtentId, placement: &PlacementKey) -> Result<Layout> {
+    pub(super) async fn find_layout(
+        engine: &Arc<Engine>,
+        id: ExtentId,
+        placement: &PlacementKey,
+    ) -> Result<Layout> {
         let members = engine.peers.storage_members();
         let mut order: Vec<NodeId> = rank(placement.as_bytes(), &members).nodes().collect();
         order.sort_by_key(|node| !engine.peers.is_live(node));
@@ -104,8 +109,11 @@ impl ExtentReader {
             running.extend(order.next().map(ask));
         }
         if silent.is_empty() {
-            return Err(Error::new(ErrorKind::NotFound, "no node of the mesh has this extent; it is lost or was removed")
-                .with_subject(id));
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "no node of the mesh has this extent; it is lost or was removed",
+            )
+            .with_subject(id));
         }
         let text = "no layout among the nodes that answered; start the missing nodes and retry";
         Err(Error::new(ErrorKind::Unavailable, text).with_subject(id).with_counts(0, 1, silent))
@@ -233,7 +241,8 @@ impl ExtentReader {
         let shard = self.layout.shard(segment, index);
         async move {
             let Some(shard) = shard else { return (index, node, Ok(None)) };
-            let answer = engine.peers.call(node, Request::ReadShard { shard }, Bytes::new(), READ_LIMIT).await;
+            let answer =
+                engine.peers.call(node, Request::ReadShard { shard }, Bytes::new(), READ_LIMIT).await;
             let answer = match answer {
                 Ok((Reply::Done, body)) => Ok(Some(body)),
                 Ok((Reply::Absent | Reply::Removed, _)) => Ok(None),
@@ -308,7 +317,10 @@ impl ExtentReader {
                 Ok(indexes) => {
                     for index in indexes {
                         let holders = known.holders.get_mut(usize::from(index));
-                        holders.filter(|holders| !holders.contains(&node)).into_iter().for_each(|holders| holders.push(node));
+                        holders
+                            .filter(|holders| !holders.contains(&node))
+                            .into_iter()
+                            .for_each(|holders| holders.push(node));
                     }
                 }
                 Err(_) => drop(known.silent.insert(node)),
@@ -335,7 +347,8 @@ impl ExtentReader {
 
     fn too_few(&self, have: usize, need: usize) -> Error {
         let known = self.known();
-        let missing: Vec<NodeId> = known.silent.iter().chain(&known.failed).copied().collect::<BTreeSet<_>>().into_iter().collect();
+        let missing: Vec<NodeId> =
+            known.silent.iter().chain(&known.failed).copied().collect::<BTreeSet<_>>().into_iter().collect();
         if known.silent.is_empty() {
             let text = "every member answered, and too few right shards are left; the segment is lost unless a holder comes back";
             return Error::new(ErrorKind::Corrupt, text).with_counts(have, need, missing);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, TryStreamExt};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Layout, PlacementKey, RemovalHash, Reply, Request};
@@ -77,8 +77,12 @@ impl ExtentWriter {
     ) -> Result<Self> {
         let members = engine.peers.live_members();
         let assignment = rank(placement.as_bytes(), &members).assign(coder.redundancy).ok_or_else(nobody)?;
-        let state =
-            State { failed: BTreeSet::new(), assignment, segments: BTreeMap::new(), committed: BTreeMap::new() };
+        let state = State {
+            failed: BTreeSet::new(),
+            assignment,
+            segments: BTreeMap::new(),
+            committed: BTreeMap::new(),
+        };
         Ok(Self {
             engine: Arc::clone(engine),
             coder: coder.clone(),
@@ -113,7 +117,10 @@ impl ExtentWriter {
     /// Stages these shards of a segment with whoever is to hold them.
     async fn stage_shards(&self, segment: usize, mut shards: Vec<(usize, Bytes)>) -> Result<()> {
         while !shards.is_empty() {
-            let calls = shards.iter().map(|(index, shard)| self.stage_call(segment, *index, shard)).collect::<Result<_>>()?;
+            let calls = shards
+                .iter()
+                .map(|(index, shard)| self.stage_call(segment, *index, shard))
+                .collect::<Result<_>>()?;
             let answers = gather(&*self.engine.runtime, calls, self.coder.redundancy.parity()).await;
             for ((index, node), answer) in answers {
                 match answer {
@@ -170,9 +177,12 @@ impl ExtentWriter {
         let next = ranking.replacement(self.coder.redundancy, &state.assignment, &state.failed);
         let missing: Vec<NodeId> = state.failed.iter().copied().collect();
         state.assignment = next.ok_or_else(|| {
-            Error::new(ErrorKind::NotStored, "every holder failed; see that nodes are up and have space, and put again")
-                .with_counts(0, self.coder.redundancy.total(), missing)
-                .with_source(error)
+            Error::new(
+                ErrorKind::NotStored,
+                "every holder failed; see that nodes are up and have space, and put again",
+            )
+            .with_counts(0, self.coder.redundancy.total(), missing)
+            .with_source(error)
         })?;
         Ok(())
     }
@@ -180,7 +190,11 @@ impl ExtentWriter {
     /// Commits the layout with every holder, mending what is missing, and says who holds what.
     ///
     /// With `enough` the wait ends when that margin is reached, and the rest is finished in the background.
-    pub(super) async fn commit(self: &Arc<Self>, share: &Share, enough: Option<usize>) -> Result<WrittenExtent> {
+    pub(super) async fn commit(
+        self: &Arc<Self>,
+        share: &Share,
+        enough: Option<usize>,
+    ) -> Result<WrittenExtent> {
         let layout = self.layout()?;
         let encoded = layout.encode();
         let id = ExtentId::of(&encoded);
@@ -198,8 +212,15 @@ impl ExtentWriter {
             }
         }
         let (holders, margin, _) = self.progress();
-        Err(Error::new(ErrorKind::NotStored, "holders kept losing what they had taken; look at their disks and put again")
-            .with_counts(margin.unwrap_or(0), self.expected_margin(), holders.into_iter().map(|(node, _)| node).collect()))
+        Err(Error::new(
+            ErrorKind::NotStored,
+            "holders kept losing what they had taken; look at their disks and put again",
+        )
+        .with_counts(
+            margin.unwrap_or(0),
+            self.expected_margin(),
+            holders.into_iter().map(|(node, _)| node).collect(),
+        ))
     }
 
     fn finish_later(self: &Arc<Self>, rounds: usize, layout: Layout, encoded: Bytes, share: Share) {
@@ -265,8 +286,11 @@ impl ExtentWriter {
     fn progress(&self) -> (Vec<(NodeId, Vec<u8>)>, Option<usize>, bool) {
         let complete = self.uncommitted().is_empty();
         let state = self.state();
-        let holders: Vec<(NodeId, Vec<u8>)> =
-            state.committed.iter().map(|(node, indexes)| (*node, indexes.iter().copied().collect())).collect();
+        let holders: Vec<(NodeId, Vec<u8>)> = state
+            .committed
+            .iter()
+            .map(|(node, indexes)| (*node, indexes.iter().copied().collect()))
+            .collect();
         let redundancy = self.coder.redundancy;
         let margin = margin(&holders, redundancy.data()).map(|margin| margin.min(redundancy.parity()));
         (holders, margin, complete)
@@ -293,7 +317,9 @@ impl ExtentWriter {
     async fn mend(&self, layout: &Layout, share: &Share) -> Result<()> {
         let work = self.misplaced();
         stream::iter(work.into_iter().map(Ok))
-            .try_for_each_concurrent(MEND_WINDOW, |(segment, wanted)| self.mend_segment(layout, segment, wanted, share))
+            .try_for_each_concurrent(MEND_WINDOW, |(segment, wanted)| {
+                self.mend_segment(layout, segment, wanted, share)
+            })
             .await
     }
 
@@ -302,18 +328,28 @@ impl ExtentWriter {
         let state = self.state();
         let missing = |staged: &Staged| -> Vec<usize> {
             let pairs = staged.holders.iter().enumerate();
-            pairs.filter(|(index, has)| **has != state.assignment.holder(*index)).map(|(index, _)| index).collect()
+            pairs
+                .filter(|(index, has)| **has != state.assignment.holder(*index))
+                .map(|(index, _)| index)
+                .collect()
         };
         let segments = state.segments.iter().map(|(segment, staged)| (*segment, missing(staged)));
         segments.filter(|(_, missing)| !missing.is_empty()).collect()
     }
 
-    async fn mend_segment(&self, layout: &Layout, segment: usize, wanted: Vec<usize>, share: &Share) -> Result<()> {
+    async fn mend_segment(
+        &self,
+        layout: &Layout,
+        segment: usize,
+        wanted: Vec<usize>,
+        share: &Share,
+    ) -> Result<()> {
         let bytes = layout.shard_len_of(segment) * self.coder.redundancy.total() * 2;
         let _permit = share.take(bytes).await;
         let shards = self.fetch_staged(layout, segment).await?;
         let (coder, layout) = (self.coder.clone(), layout.clone());
-        let made = self.engine.runtime.compute(move || coder.rebuild(&layout, segment, &shards, &wanted)).await??;
+        let made =
+            self.engine.runtime.compute(move || coder.rebuild(&layout, segment, &shards, &wanted)).await??;
         self.stage_shards(segment, made).await
     }
 
@@ -329,11 +365,15 @@ impl ExtentWriter {
             let candidates = self.staged_holders(segment, &shards);
             if candidates.len() + have < redundancy.data() {
                 let missing = self.state().failed.iter().copied().collect();
-                return Err(Error::new(ErrorKind::NotStored, "too many holders failed during the put; put again")
-                    .with_counts(candidates.len() + have, redundancy.data(), missing));
+                return Err(Error::new(
+                    ErrorKind::NotStored,
+                    "too many holders failed during the put; put again",
+                )
+                .with_counts(candidates.len() + have, redundancy.data(), missing));
             }
             let calls = candidates.into_iter().take(redundancy.data() - have).map(|(index, node, id)| {
-                let call = self.engine.peers.call(node, Request::ReadShard { shard: id }, Bytes::new(), READ_LIMIT);
+                let call =
+                    self.engine.peers.call(node, Request::ReadShard { shard: id }, Bytes::new(), READ_LIMIT);
                 ((index, node), call)
             });
             for ((index, node), answer) in gather(&*self.engine.runtime, calls.collect(), 0).await {

@@ -19,7 +19,11 @@ const GRACE_FACTOR: u32 = 4;
 /// at least a second, and are then given up with `TimedOut`.
 ///
 /// Dropping the future cancels what is under way.
-pub(super) async fn gather<K, T, F>(runtime: &dyn Runtime, calls: Vec<(K, F)>, spare: usize) -> Vec<(K, Result<T>)>
+pub(super) async fn gather<K, T, F>(
+    runtime: &dyn Runtime,
+    calls: Vec<(K, F)>,
+    spare: usize,
+) -> Vec<(K, Result<T>)>
 where
     K: Clone,
     F: Future<Output = Result<T>>,

@@ -10,12 +10,12 @@ use futures::stream::{self, Stream, StreamExt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Capability, Extents, Header, Layout, Manifest, segments_per_extent};
 use crate::id::{ExtentId, ObjectId};
+use crate::object::Engine;
 use crate::object::budget::{Permit, Share};
 use crate::object::buffer::BufferPool;
 use crate::object::extent_read::ExtentReader;
 use crate::object::manifest::find_manifest;
 use crate::object::segment::{Codec, Coder, Place};
-use crate::object::Engine;
 use crate::observe::count;
 use crate::ports::Redundancy;
 
@@ -140,7 +140,10 @@ impl OpenObject {
     }
 
     /// The plaintext of a range of bytes that [`resolve`](Self::resolve) gave, in order, a segment or less at a time.
-    pub(crate) fn read(self: &Arc<Self>, range: Range<u64>) -> impl Stream<Item = Result<Plain>> + Send + use<> {
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        range: Range<u64>,
+    ) -> impl Stream<Item = Result<Plain>> + Send + use<> {
         let segment_len = u64::from(self.manifest.public().segment_len);
         let inline = self.header.inline.as_ref().map(|bytes| {
             let [from, to] = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
@@ -181,7 +184,9 @@ impl OpenObject {
         let plain_len = usize::try_from(plain_len).unwrap_or(usize::MAX);
         let place = Place { index, last };
         let plain = reader.read_segment(&self.codec, within, place, plain_len).await;
-        let plain = plain.map_err(|error| error.with_subject(format!("object {}, segment {index}", self.id.fmt_short())))?;
+        let plain = plain.map_err(|error| {
+            error.with_subject(format!("object {}, segment {index}", self.id.fmt_short()))
+        })?;
         let [from, to] = [wanted.start, wanted.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
         let bytes = plain.slice(from.min(plain.len())..to.min(plain.len()));
         count(&self.engine.counters.bytes_got, bytes.len() as u64);

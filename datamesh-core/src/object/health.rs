@@ -84,7 +84,10 @@ pub struct ShardPlace {
 
 /// Asks every member what it holds of an object.
 pub(crate) async fn health(engine: Arc<Engine>, capability: Capability) -> Result<Health> {
-    examine(&engine, capability.object()).await.map(|(health, _)| health).map_err(|error| error.with_operation("health"))
+    examine(&engine, capability.object())
+        .await
+        .map(|(health, _)| health)
+        .map_err(|error| error.with_operation("health"))
 }
 
 /// Says where an object is and why.
@@ -156,7 +159,8 @@ async fn extent_health(reader: &ExtentReader, unreached: &mut Vec<NodeId>) -> Ex
 
 async fn manifest_holders(engine: &Arc<Engine>, object: ObjectId) -> (Vec<NodeId>, Vec<NodeId>) {
     let members = engine.peers.storage_members();
-    let call = |node| (node, engine.peers.call(node, Request::ReadManifest { object }, Bytes::new(), ASK_LIMIT));
+    let call =
+        |node| (node, engine.peers.call(node, Request::ReadManifest { object }, Bytes::new(), ASK_LIMIT));
     let calls = members.iter().map(|member| call(member.node)).collect();
     let (mut holders, mut unreached) = (Vec::new(), Vec::new());
     for (node, answer) in gather(&*engine.runtime, calls, members.len() / 3).await {

@@ -68,7 +68,9 @@ async fn store_round(
     outcome: &mut Outcome,
 ) {
     let spare = round.len().saturating_sub(1);
-    let call = |node| (node, engine.peers.call(node, Request::PutManifest { operation }, manifest.clone(), STORE_LIMIT));
+    let call = |node| {
+        (node, engine.peers.call(node, Request::PutManifest { operation }, manifest.clone(), STORE_LIMIT))
+    };
     let calls = round.into_iter().map(call).collect();
     for (node, answer) in gather(&*engine.runtime, calls, spare).await {
         let error = match answer {
@@ -89,7 +91,13 @@ async fn store_round(
 }
 
 /// Takes a manifest back that too few hold, and says how sure that is.
-async fn undo(engine: &Arc<Engine>, object: ObjectId, outcome: Outcome, need: usize, secret: &RemovalSecret) -> Error {
+async fn undo(
+    engine: &Arc<Engine>,
+    object: ObjectId,
+    outcome: Outcome,
+    need: usize,
+    secret: &RemovalSecret,
+) -> Error {
     let Outcome { stored, unknown, failed, last_error } = outcome;
     let have = stored.len();
     let touched: Vec<NodeId> = stored.into_iter().chain(unknown.iter().copied()).collect();
@@ -98,13 +106,22 @@ async fn undo(engine: &Arc<Engine>, object: ObjectId, outcome: Outcome, need: us
         (node, engine.peers.call(node, request, Bytes::new(), ASK_LIMIT))
     });
     let answers = gather(&*engine.runtime, calls.collect(), 0).await;
-    let gone = |answer: &Result<(Reply, Bytes)>| matches!(answer, Ok((Reply::Done | Reply::Absent | Reply::Removed, _)));
-    let error = if answers.iter().all(|(_, answer)| gone(answer)) {
-        Error::new(ErrorKind::NotStored, "too few holders took the manifest; see which nodes are up and put again")
-    } else {
-        Error::new(ErrorKind::OutcomeUnknown, "some holders may have taken the manifest; put again when they answer")
+    let gone = |answer: &Result<(Reply, Bytes)>| {
+        matches!(answer, Ok((Reply::Done | Reply::Absent | Reply::Removed, _)))
     };
-    let error = error.with_subject(object).with_counts(have, need, failed.into_iter().chain(unknown).collect());
+    let error = if answers.iter().all(|(_, answer)| gone(answer)) {
+        Error::new(
+            ErrorKind::NotStored,
+            "too few holders took the manifest; see which nodes are up and put again",
+        )
+    } else {
+        Error::new(
+            ErrorKind::OutcomeUnknown,
+            "some holders may have taken the manifest; put again when they answer",
+        )
+    };
+    let error =
+        error.with_subject(object).with_counts(have, need, failed.into_iter().chain(unknown).collect());
     match last_error {
         Some(source) => error.with_source(source),
         None => error,
@@ -117,7 +134,8 @@ async fn undo(engine: &Arc<Engine>, object: ObjectId, outcome: Outcome, need: us
 /// `NotFound` when every member that can hold data answered and none has it; `Unavailable` when some did not answer.
 pub(super) async fn find_manifest(engine: &Arc<Engine>, object: ObjectId) -> Result<Bytes> {
     let members = engine.peers.storage_members();
-    let mut search = Search { engine, object, absent: BTreeSet::new(), silent: BTreeSet::new(), removed: false };
+    let mut search =
+        Search { engine, object, absent: BTreeSet::new(), silent: BTreeSet::new(), removed: false };
     let mut order: Vec<NodeId> = rank(object.as_bytes(), &members).nodes().collect();
     // Nodes that are known to be down go last; the order within both groups stays that of the ranking.
     order.sort_by_key(|node| !engine.peers.is_live(node));
@@ -197,16 +215,25 @@ impl Search<'_> {
 
     fn failure(self, members: usize) -> Error {
         if members == 0 {
-            return Error::new(ErrorKind::Unavailable, "no member that holds data is known; join the mesh first")
-                .with_subject(self.object);
+            return Error::new(
+                ErrorKind::Unavailable,
+                "no member that holds data is known; join the mesh first",
+            )
+            .with_subject(self.object);
         }
         if self.silent.is_empty() {
-            let text = if self.removed { "the object was removed" } else { "no node of the mesh has the object" };
+            let text =
+                if self.removed { "the object was removed" } else { "no node of the mesh has the object" };
             return Error::new(ErrorKind::NotFound, text).with_subject(self.object);
         }
-        let text = format!("no manifest among {} that answered; start the missing nodes and retry", self.absent.len());
-        Error::new(ErrorKind::Unavailable, text)
-            .with_subject(self.object)
-            .with_counts(0, 1, self.silent.into_iter().collect())
+        let text = format!(
+            "no manifest among {} that answered; start the missing nodes and retry",
+            self.absent.len()
+        );
+        Error::new(ErrorKind::Unavailable, text).with_subject(self.object).with_counts(
+            0,
+            1,
+            self.silent.into_iter().collect(),
+        )
     }
 }

@@ -11,8 +11,8 @@ use futures::{FutureExt, future, select_biased};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Capability, Extents, Header, MAX_INLINE_LEN, MAX_OBJECT_LEN, Manifest, ManifestPublic, OwnerSecret, PlacementKey,
-    RemovalSecret, Request, Salt, segments_per_extent,
+    Capability, Extents, Header, MAX_INLINE_LEN, MAX_OBJECT_LEN, Manifest, ManifestPublic, OwnerSecret,
+    PlacementKey, RemovalSecret, Request, Salt, segments_per_extent,
 };
 use crate::id::{ExtentId, NodeId, ObjectId, OperationId, ShardId};
 use crate::object::budget::{Permit, Share};
@@ -84,7 +84,11 @@ pub(crate) struct PutOptions {
 pub(crate) async fn put(engine: Arc<Engine>, source: Source, options: PutOptions) -> Result<Receipt> {
     let work = async {
         if !engine.code.supports(options.redundancy) {
-            let text = format!("erasure code {} cannot do {}; choose another redundancy", engine.code.id().0, options.redundancy);
+            let text = format!(
+                "erasure code {} cannot do {}; choose another redundancy",
+                engine.code.id().0,
+                options.redundancy
+            );
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let input = Input::open(source, &*engine.runtime, engine.files.as_ref()).await?;
@@ -142,7 +146,12 @@ impl Put {
     async fn run(self, input: Input) -> Result<Receipt> {
         self.check_margin()?;
         let share = self.engine.budget.share();
-        let mut reader = SegmentReader { engine: Arc::clone(&self.engine), codec: Arc::clone(&self.codec), input, share: share.clone() };
+        let mut reader = SegmentReader {
+            engine: Arc::clone(&self.engine),
+            codec: Arc::clone(&self.codec),
+            input,
+            share: share.clone(),
+        };
         let first = reader.read(0).await?;
         if first.place.last && first.len <= MAX_INLINE_LEN {
             let inline = Bytes::copy_from_slice(first.buffer.as_ref().get(..first.len).unwrap_or_default());
@@ -159,7 +168,10 @@ impl Put {
         let members = self.engine.peers.live_members();
         let ranking = rank(self.codec.salt.as_bytes(), &members);
         let Some(best) = ranking.best_margin(self.options.redundancy) else {
-            return Err(Error::new(ErrorKind::NotStored, "no live member can hold data; open a node that offers capacity"));
+            return Err(Error::new(
+                ErrorKind::NotStored,
+                "no live member can hold data; open a node that offers capacity",
+            ));
         };
         let Some(asked) = self.options.margin.filter(|asked| *asked > best) else { return Ok(()) };
         let text = format!(
@@ -172,11 +184,17 @@ impl Put {
 
     /// Reads, seals, codes and stages all segments, a window of them at a time, and commits each extent when all its
     /// segments are staged.
-    async fn write_segments(&self, first: Segment, reader: SegmentReader, share: &Share) -> Result<Vec<WrittenExtent>> {
+    async fn write_segments(
+        &self,
+        first: Segment,
+        reader: SegmentReader,
+        share: &Share,
+    ) -> Result<Vec<WrittenExtent>> {
         let per_extent = segments_per_extent(self.options.redundancy) as u64;
         let window = self.engine.window(self.codec.coder.buffer_len(self.engine.segment_len as usize));
         let segments = stream::once(future::ready(Ok(first))).chain(reader.rest());
-        let staged = segments.map_ok(|segment| self.stages.stage(segment, per_extent)).try_buffer_unordered(window);
+        let staged =
+            segments.map_ok(|segment| self.stages.stage(segment, per_extent)).try_buffer_unordered(window);
         let mut staged = pin!(staged.fuse());
         let mut commits = FuturesUnordered::new();
         let mut extents = Extending::default();
@@ -201,7 +219,12 @@ impl Put {
     }
 
     /// Stores the manifest; from here on the object exists, or its fate is unknown.
-    async fn finish(mut self, len: u64, extents: Vec<WrittenExtent>, inline: Option<Bytes>) -> Result<Receipt> {
+    async fn finish(
+        mut self,
+        len: u64,
+        extents: Vec<WrittenExtent>,
+        inline: Option<Bytes>,
+    ) -> Result<Receipt> {
         let extents_margin = extents.iter().map(|extent| extent.margin).min();
         let holders = holders_of(&extents);
         let header = Header {
@@ -215,7 +238,16 @@ impl Put {
         let least = self.options.margin.map_or(1, |margin| margin + 1);
         let operation = self.stages.operation;
         let clean_up = self.guard.disarm();
-        let result = write_manifest(&self.engine, operation, object, &manifest, redundancy, least, &self.stages.removal).await;
+        let result = write_manifest(
+            &self.engine,
+            operation,
+            object,
+            &manifest,
+            redundancy,
+            least,
+            &self.stages.removal,
+        )
+        .await;
         let manifest_holders = result.inspect_err(|error| {
             if error.kind() == ErrorKind::NotStored {
                 drop(CleanUp { stages: clean_up });
@@ -240,7 +272,9 @@ impl Put {
         let extents = match (extents.next(), extents.len()) {
             (None, _) => Extents::Inline,
             (Some(only), 0) => Extents::Single(only.layout),
-            (Some(first), _) => Extents::Many(std::iter::once(first).chain(extents).map(|extent| extent.id).collect()),
+            (Some(first), _) => {
+                Extents::Many(std::iter::once(first).chain(extents).map(|extent| extent.id).collect())
+            }
         };
         let public = ManifestPublic {
             suite: self.engine.suite.id(),
@@ -299,7 +333,10 @@ impl SegmentReader {
         let (buffer, len) = self.input.fill(self.codec.coder.buffer(hint), hint, runtime).await?;
         let last = self.input.ended(&self.engine.buffers, runtime).await?;
         if index.saturating_mul(wanted as u64).saturating_add(len as u64) > MAX_OBJECT_LEN {
-            return Err(Error::new(ErrorKind::LimitExceeded, format!("an object has at most {MAX_OBJECT_LEN} bytes; split it")));
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("an object has at most {MAX_OBJECT_LEN} bytes; split it"),
+            ));
         }
         Ok(Segment { buffer, len, place: Place { index, last }, permit })
     }
@@ -338,7 +375,10 @@ impl Extending {
         if segment.ends_extent {
             *expected = Some(segment.within + 1);
         }
-        (Some(*count) == *expected).then(|| self.staged.remove(&segment.extent)).flatten().map(|_| segment.extent)
+        (Some(*count) == *expected)
+            .then(|| self.staged.remove(&segment.extent))
+            .flatten()
+            .map(|_| segment.extent)
     }
 
     fn written(&mut self, (extent, written): (u64, WrittenExtent)) {
@@ -386,7 +426,13 @@ impl Stages {
             return Ok(Arc::clone(writer));
         }
         let placement = PlacementKey::of_extent(&self.codec.salt, extent);
-        let writer = ExtentWriter::new(&self.engine, &self.codec.coder, self.operation, placement, self.removal.hash())?;
+        let writer = ExtentWriter::new(
+            &self.engine,
+            &self.codec.coder,
+            self.operation,
+            placement,
+            self.removal.hash(),
+        )?;
         let writer = Arc::new(writer);
         open.insert(extent, Arc::clone(&writer));
         Ok(writer)
@@ -397,7 +443,11 @@ impl Stages {
         let written = writer.commit(&share, margin).await?;
         if let Some(margin) = margin.filter(|margin| *margin > written.margin) {
             let text = "the holders that are left do not give the margin; start more nodes or ask for less";
-            return Err(Error::new(ErrorKind::NotStored, text).with_counts(written.margin, margin, Vec::new()));
+            return Err(Error::new(ErrorKind::NotStored, text).with_counts(
+                written.margin,
+                margin,
+                Vec::new(),
+            ));
         }
         lock(&self.written).push((written.id, written.holders.iter().map(|(node, _)| *node).collect()));
         lock(&self.open).remove(&extent);
@@ -430,7 +480,9 @@ impl Stages {
             };
             requests.extend(extents.chunks(CLEAN_UP_BATCH).map(batch));
         }
-        let calls = requests.into_iter().map(|(node, request)| self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT));
+        let calls = requests
+            .into_iter()
+            .map(|(node, request)| self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT));
         // What a holder does not hear of now, its own sweep removes after a day, or care after seven.
         futures::future::join_all(calls).await;
     }

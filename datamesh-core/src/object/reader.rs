@@ -119,8 +119,9 @@ impl ObjectReader {
                 return Poll::Ready(Ok(false));
             }
             let rest = self.position..self.range.end;
-            let stream =
-                self.stream.get_or_insert_with(|| ObjectStream::new(&self.object, rest, self.progress.clone()));
+            let stream = self
+                .stream
+                .get_or_insert_with(|| ObjectStream::new(&self.object, rest, self.progress.clone()));
             match ready!(stream.poll_next_unpin(context)) {
                 Some(Ok(chunk)) => self.chunk = chunk,
                 Some(Err(error)) => {

@@ -65,7 +65,13 @@ impl Coder {
     }
 
     /// Lays the k data shards one after another into `out`, restored where they are missing.
-    fn gather(&self, layout: &Layout, segment: usize, shards: &[Option<Bytes>], out: &mut [u8]) -> Result<()> {
+    fn gather(
+        &self,
+        layout: &Layout,
+        segment: usize,
+        shards: &[Option<Bytes>],
+        out: &mut [u8],
+    ) -> Result<()> {
         let length = layout.shard_len_of(segment);
         let mut missing = Vec::new();
         let mut indexes = Vec::new();
@@ -83,7 +89,8 @@ impl Coder {
         }
         let present: Vec<Option<&[u8]>> = shards.iter().map(Option::as_deref).collect();
         self.code.reconstruct(self.redundancy, &present, &mut missing)?;
-        let agree = |(index, bytes): (&usize, &&mut [u8])| layout.shard(segment, *index) == Some(ShardId::of(bytes));
+        let agree =
+            |(index, bytes): (&usize, &&mut [u8])| layout.shard(segment, *index) == Some(ShardId::of(bytes));
         if indexes.iter().zip(&missing).all(agree) { Ok(()) } else { Err(poisoned()) }
     }
 
@@ -106,7 +113,9 @@ impl Coder {
         let make = |index: &usize| {
             let made = stripe.ids.get(*index).zip(stripe.shards.get(*index));
             match made {
-                Some((id, shard)) if layout.shard(segment, *index) == Some(*id) => Ok((*index, shard.clone())),
+                Some((id, shard)) if layout.shard(segment, *index) == Some(*id) => {
+                    Ok((*index, shard.clone()))
+                }
                 _ => Err(poisoned()),
             }
         };

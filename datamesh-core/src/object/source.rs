@@ -123,14 +123,22 @@ impl fmt::Debug for Input {
 enum Opened {
     Bytes(Bytes),
     Reader(Pin<Box<dyn AsyncRead + Send>>),
-    Stream { stream: BoxStream<'static, Result<Bytes, BoxError>>, rest: Bytes, ended: bool },
+    Stream {
+        stream: BoxStream<'static, Result<Bytes, BoxError>>,
+        rest: Bytes,
+        ended: bool,
+    },
     /// The file travels to the pool and back with each read.
     File(Option<Box<dyn InputFile>>),
 }
 
 impl Input {
     /// Opens a source; a file is opened on the pool.
-    pub(crate) async fn open(source: Source, runtime: &dyn Runtime, files: Option<&Arc<dyn Files>>) -> Result<Self> {
+    pub(crate) async fn open(
+        source: Source,
+        runtime: &dyn Runtime,
+        files: Option<&Arc<dyn Files>>,
+    ) -> Result<Self> {
         let (kind, len) = match source.0 {
             Kind::Bytes(bytes) => {
                 let len = bytes.len() as u64;
@@ -225,10 +233,14 @@ impl Input {
                 copy_from(rest, window)
             }
             Opened::File(slot) => {
-                let mut file = slot.take().ok_or_else(|| failed("the file was lost in an earlier failure"))?;
+                let mut file =
+                    slot.take().ok_or_else(|| failed("the file was lost in an earlier failure"))?;
                 let (file, buffer, got) = runtime
                     .compute(move || {
-                        let got = buffer.as_mut().get_mut(from..to).map_or(Ok(0), |window| read_full(&mut *file, window));
+                        let got = buffer
+                            .as_mut()
+                            .get_mut(from..to)
+                            .map_or(Ok(0), |window| read_full(&mut *file, window));
                         (file, buffer, got)
                     })
                     .await?;

@@ -61,7 +61,12 @@ pub struct NodeStatus {
 }
 
 impl Peers {
-    pub(crate) fn new(node: Arc<Node>, local: NodeId, transports: Vec<Arc<dyn DynTransport>>, runtime: Arc<dyn Runtime>) -> Self {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        local: NodeId,
+        transports: Vec<Arc<dyn DynTransport>>,
+        runtime: Arc<dyn Runtime>,
+    ) -> Self {
         Self { local, node, transports, runtime, state: Mutex::default() }
     }
 
@@ -189,7 +194,10 @@ impl Peers {
 
     /// After how long a second node should be asked too.
     pub(crate) fn hedge_after(&self, node: &NodeId, class: CallClass) -> Duration {
-        self.state().timing.get(node).map_or(crate::placement::DEFAULT_HEDGE, |timing| timing.hedge_after(class))
+        self.state()
+            .timing
+            .get(node)
+            .map_or(crate::placement::DEFAULT_HEDGE, |timing| timing.hedge_after(class))
     }
 
     /// Records a wrong answer: bytes that are not what their name says.
@@ -250,7 +258,10 @@ impl Peers {
             }
             Some(error) => {
                 timing.record_failure();
-                if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut | ErrorKind::OutcomeUnknown) {
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Unavailable | ErrorKind::TimedOut | ErrorKind::OutcomeUnknown
+                ) {
                     state.down.insert(node, now);
                 }
             }
@@ -283,7 +294,8 @@ pub(crate) fn unexpected(reply: &Reply, node: NodeId) -> Error {
     match reply {
         Reply::Failed { refusal, text } => refused(*refusal, text, node),
         other => {
-            Error::new(ErrorKind::Protocol, format!("the node answered {} to that request", other.name())).with_node(node)
+            Error::new(ErrorKind::Protocol, format!("the node answered {} to that request", other.name()))
+                .with_node(node)
         }
     }
 }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::future::Future;
 use std::ops::{Add, Sub};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{self, Either};
@@ -151,6 +150,3 @@ impl dyn Runtime {
         Ok(bytes)
     }
 }
-
-/// A runtime that several meshes share.
-pub(crate) type SharedRuntime = Arc<dyn Runtime>;
