@@ -20,7 +20,7 @@ pub const MAX_MANIFEST_LEN: usize = 1 << 20;
 const MANIFEST_OVERHEAD: usize = 1 << 10;
 
 /// The most extents that a manifest can name and stay under [`MAX_MANIFEST_LEN`] with any header.
-const MAX_EXTENTS: usize = (MAX_MANIFEST_LEN - MAX_SEALED_LEN - MANIFEST_OVERHEAD) / ID_LEN;
+pub const MAX_EXTENTS: usize = (MAX_MANIFEST_LEN - MAX_SEALED_LEN - MANIFEST_OVERHEAD) / ID_LEN;
 
 const WHAT: &str = "a manifest";
 

@@ -22,7 +22,7 @@ pub use keys::{KeyCommitment, ObjectKeys, OwnerSecret, ReadKey, RemovalHash, Rem
 pub use layout::{
     Layout, MAX_LAYOUT_LEN, MAX_SEGMENTS_OF_EXTENT, PlacementKey, segments_per_extent, shard_len,
 };
-pub use manifest::{Extents, MAX_MANIFEST_LEN, Manifest, ManifestPublic, segment_count};
+pub use manifest::{Extents, MAX_EXTENTS, MAX_MANIFEST_LEN, Manifest, ManifestPublic, segment_count};
 pub use message::{
     MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, MAX_RECORDS_OF_MESSAGE, MAX_REFUSAL_TEXT_LEN, Refusal, Reply,
     Request,

@@ -87,7 +87,7 @@ impl ExtentReader {
     ) -> Result<Layout> {
         let members = engine.peers.storage_members();
         let mut order: Vec<NodeId> = rank(placement.as_bytes(), &members).nodes().collect();
-        order.sort_by_key(|node| !engine.peers.is_live(node));
+        order.sort_by_key(|node| (*node != engine.peers.local(), !engine.peers.is_live(node)));
         let mut order = order.into_iter();
         let mut silent = Vec::new();
         let mut running = FuturesUnordered::new();

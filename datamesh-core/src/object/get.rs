@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use async_lock::OnceCell;
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt};
 
@@ -46,7 +47,7 @@ pub(crate) struct OpenObject {
     header: Header,
     codec: Arc<Codec>,
     /// Extents that were needed so far.
-    readers: Mutex<BTreeMap<u64, Arc<ExtentReader>>>,
+    readers: Mutex<BTreeMap<u64, Arc<OnceCell<ExtentReader>>>>,
 }
 
 /// A segment's plaintext, and the permit for the memory that it takes.
@@ -179,7 +180,8 @@ impl OpenObject {
         let plain_len = (self.len() - index * segment_len).min(segment_len);
         let permit = share.take(self.segment_bytes(plain_len)).await;
         let per_extent = segments_per_extent(self.codec.coder.redundancy) as u64;
-        let reader = self.reader(index / per_extent).await?;
+        let cell = self.reader(index / per_extent).await?;
+        let reader = cell.get().ok_or_else(no_extent)?;
         let within = usize::try_from(index % per_extent).unwrap_or(usize::MAX);
         let plain_len = usize::try_from(plain_len).unwrap_or(usize::MAX);
         let place = Place { index, last };
@@ -193,15 +195,16 @@ impl OpenObject {
         Ok(Plain { bytes, _permit: Some(permit) })
     }
 
-    async fn reader(&self, extent: u64) -> Result<Arc<ExtentReader>> {
-        if let Some(reader) = self.readers.lock().unwrap_or_else(PoisonError::into_inner).get(&extent) {
-            return Ok(Arc::clone(reader));
-        }
-        let reader = Arc::new(open_extent(&self.engine, &self.manifest, extent).await?);
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        // Reading goes forward: layouts far behind are not needed again, and a seek finds them anew.
-        readers.retain(|other, _| other.abs_diff(extent) <= 2);
-        Ok(Arc::clone(readers.entry(extent).or_insert(reader)))
+    /// The reader of an extent, whose layout is looked for once however many segments want it.
+    async fn reader(&self, extent: u64) -> Result<Arc<OnceCell<ExtentReader>>> {
+        let cell = {
+            let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            // Reading goes forward: layouts far behind are not needed again, and a seek finds them anew.
+            readers.retain(|other, _| other.abs_diff(extent) <= 2);
+            Arc::clone(readers.entry(extent).or_default())
+        };
+        cell.get_or_try_init(|| open_extent(&self.engine, &self.manifest, extent)).await?;
+        Ok(cell)
     }
 }
 

@@ -137,8 +137,8 @@ pub(super) async fn find_manifest(engine: &Arc<Engine>, object: ObjectId) -> Res
     let mut search =
         Search { engine, object, absent: BTreeSet::new(), silent: BTreeSet::new(), removed: false };
     let mut order: Vec<NodeId> = rank(object.as_bytes(), &members).nodes().collect();
-    // Nodes that are known to be down go last; the order within both groups stays that of the ranking.
-    order.sort_by_key(|node| !engine.peers.is_live(node));
+    // This node costs nothing to ask, and nodes that are known to be down go last; else the ranking's order stays.
+    order.sort_by_key(|node| (*node != engine.peers.local(), !engine.peers.is_live(node)));
     let mut order = order.into_iter();
     let mut width = 1;
     loop {

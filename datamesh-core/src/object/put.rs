@@ -11,8 +11,8 @@ use futures::{FutureExt, future, select_biased};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Capability, Extents, Header, MAX_INLINE_LEN, MAX_OBJECT_LEN, Manifest, ManifestPublic, OwnerSecret,
-    PlacementKey, RemovalSecret, Request, Salt, segments_per_extent,
+    Capability, Extents, Header, MAX_EXTENTS, MAX_INLINE_LEN, MAX_OBJECT_LEN, Manifest, ManifestPublic,
+    OwnerSecret, PlacementKey, RemovalSecret, Request, Salt, segments_per_extent,
 };
 use crate::id::{ExtentId, NodeId, ObjectId, OperationId, ShardId};
 use crate::object::budget::{Permit, Share};
@@ -332,10 +332,14 @@ impl SegmentReader {
         let runtime = &*self.engine.runtime;
         let (buffer, len) = self.input.fill(self.codec.coder.buffer(hint), hint, runtime).await?;
         let last = self.input.ended(&self.engine.buffers, runtime).await?;
-        if index.saturating_mul(wanted as u64).saturating_add(len as u64) > MAX_OBJECT_LEN {
+        let extent = index / segments_per_extent(self.codec.coder.redundancy) as u64;
+        let too_long = index.saturating_mul(wanted as u64).saturating_add(len as u64) > MAX_OBJECT_LEN;
+        if too_long || extent >= MAX_EXTENTS as u64 {
             return Err(Error::new(
                 ErrorKind::LimitExceeded,
-                format!("an object has at most {MAX_OBJECT_LEN} bytes; split it"),
+                format!(
+                    "an object has at most {MAX_EXTENTS} extents and {MAX_OBJECT_LEN} bytes; split it or use longer segments"
+                ),
             ));
         }
         Ok(Segment { buffer, len, place: Place { index, last }, permit })

@@ -13,8 +13,12 @@ use crate::node::Node;
 use crate::placement::{CallClass, Member, MemberTable, Merge, PeerTiming};
 use crate::ports::{DynTransport, Instant, Message, PeerRoute, Runtime};
 
-/// For how long a peer that could not be reached is passed over, unless it connects before.
-const DOWN_FOR: Duration = Duration::from_secs(5);
+/// For how long a connected peer that failed to answer is passed over.
+const AVOIDED_FOR: Duration = Duration::from_secs(5);
+
+/// For how long a peer that is not connected is passed over, unless it connects before. The transport goes on dialling
+/// it, so this matters only for transports that do not tell of connections.
+const DOWN_FOR: Duration = Duration::from_secs(60);
 
 /// Bodies from this length on count as bulk, in bytes.
 const BULK_LEN: usize = 16 << 10;
@@ -271,7 +275,8 @@ impl Peers {
 
 impl State {
     fn is_live(&self, node: &NodeId, now: Instant) -> bool {
-        self.down.get(node).is_none_or(|since| now - *since > DOWN_FOR)
+        let avoided = if self.routes.contains_key(node) { AVOIDED_FOR } else { DOWN_FOR };
+        self.down.get(node).is_none_or(|since| now - *since > avoided)
     }
 }
 
