@@ -8,12 +8,13 @@ use datamesh_core::testing::fuzz;
 /// Runs every seed of a target; fails where there is none, so that a lost folder is noticed.
 fn run(target: &str, entry: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
-    let mut seeds = 0;
-    for file in std::fs::read_dir(&folder).unwrap() {
-        entry(&std::fs::read(file.unwrap().path()).unwrap());
-        seeds += 1;
-    }
-    assert!(seeds > 0, "no seeds for {target}");
+    let seeds = read_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    assert!(!seeds.is_empty(), "no seeds for {target}");
+    seeds.iter().for_each(|seed| entry(seed));
+}
+
+fn read_all(folder: &Path) -> std::io::Result<Vec<Vec<u8>>> {
+    std::fs::read_dir(folder)?.map(|file| std::fs::read(file?.path())).collect()
 }
 
 #[test]
