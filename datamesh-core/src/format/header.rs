@@ -71,7 +71,7 @@ impl Header {
         writer.finish()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut reader =
             Reader::open(bytes, MAX_HEADER_LEN, "a header", ErrorKind::Corrupt, Unknown::Refuse)?;
         let header = Self {

@@ -3,6 +3,7 @@
 
 pub mod crypto;
 pub mod erasure;
+pub mod fuzz;
 pub mod runtime;
 pub mod storage;
 pub mod transport;

@@ -1,0 +1,43 @@
+//! Runs the seed corpus of the fuzz targets through the same entry functions, on a stable compiler.
+#![cfg(feature = "testing")]
+
+use std::path::Path;
+
+use datamesh_core::testing::fuzz;
+
+/// Runs every seed of a target; fails where there is none, so that a lost folder is noticed.
+fn run(target: &str, entry: impl Fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let seeds = read_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    assert!(!seeds.is_empty(), "no seeds for {target}");
+    seeds.iter().for_each(|seed| entry(seed));
+}
+
+fn read_all(folder: &Path) -> std::io::Result<Vec<Vec<u8>>> {
+    std::fs::read_dir(folder)?.map(|file| std::fs::read(file?.path())).collect()
+}
+
+#[test]
+fn layout() {
+    run("layout", fuzz::layout);
+}
+
+#[test]
+fn manifest() {
+    run("manifest", fuzz::manifest);
+}
+
+#[test]
+fn capability() {
+    run("capability", fuzz::capability);
+}
+
+#[test]
+fn ticket() {
+    run("ticket", fuzz::ticket);
+}
+
+#[test]
+fn message() {
+    run("message", fuzz::message);
+}
