@@ -7,7 +7,7 @@ use datamesh_core::testing::fuzz;
 
 /// Runs every seed of a target; fails where there is none, so that a lost folder is noticed.
 fn run(target: &str, entry: impl Fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let seeds = read_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     assert!(!seeds.is_empty(), "no seeds for {target}");
     seeds.iter().for_each(|seed| entry(seed));

@@ -15,6 +15,11 @@ mod peers;
 pub mod placement;
 pub mod ports;
 #[cfg(feature = "testing")]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the suites are no part of the engine: they start threads and block them, as an application does"
+)]
 pub mod testing;
 
 pub use error::{Error, ErrorKind, Result};

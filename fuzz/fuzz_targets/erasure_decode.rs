@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| datamesh_store::fuzz_erasure_decode(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| datamesh_store::fuzz::fuzz_erasure_decode(data));

@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| datamesh_store::fuzz_store_file(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| datamesh_store::fuzz::fuzz_store_file(data));

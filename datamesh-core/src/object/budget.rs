@@ -186,6 +186,7 @@ impl Drop for Permit {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test has a thread to block")]
 mod tests {
     use futures::FutureExt;
     use futures::executor::block_on;

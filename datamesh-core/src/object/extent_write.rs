@@ -19,6 +19,9 @@ use crate::observe::{Event, count};
 use crate::peers::unexpected;
 use crate::placement::{Assignment, Member, margin, rank};
 
+/// A holder, and the shard indexes that it acknowledged.
+type Holding = (NodeId, Vec<u8>);
+
 /// How often one extent may be mended before the put gives up, beyond once for each member.
 const SPARE_ROUNDS: usize = 4;
 
@@ -283,10 +286,10 @@ impl ExtentWriter {
     }
 
     /// Who has acknowledged what, the margin so far (none below k), and whether that is everything.
-    fn progress(&self) -> (Vec<(NodeId, Vec<u8>)>, Option<usize>, bool) {
+    fn progress(&self) -> (Vec<Holding>, Option<usize>, bool) {
         let complete = self.uncommitted().is_empty();
         let state = self.state();
-        let holders: Vec<(NodeId, Vec<u8>)> = state
+        let holders: Vec<Holding> = state
             .committed
             .iter()
             .map(|(node, indexes)| (*node, indexes.iter().copied().collect()))
