@@ -173,10 +173,12 @@ impl Builder {
         if let Some(network) = &self.network {
             builder = builder.transport(Arc::new(network.join(identity.node_id(), Arc::clone(&runtime))?));
         }
+        // A ticket alone brings libp2p only where nothing else could reach its addresses.
+        let reaches_nobody = self.network.is_none() && self.transports.is_empty();
         for transport in std::mem::take(&mut self.transports) {
             builder = builder.transport(transport);
         }
-        if !listen.is_empty() || self.ticket.is_some() {
+        if !listen.is_empty() || (self.ticket.is_some() && reaches_nobody) {
             builder = self.add_libp2p(builder, &identity, &mesh_key, listen).await?;
         }
         if let Some(ticket) = self.ticket.take() {
