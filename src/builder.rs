@@ -303,7 +303,8 @@ impl Builder {
     }
 }
 
-/// Whether a ticket names an address outside this process.
+/// Whether a ticket names an address that libp2p reaches.
 fn is_reached_by_network(ticket: &Ticket) -> bool {
-    ticket.addresses.iter().any(|address| !address.as_str().starts_with("/memory/"))
+    let is_multiaddr = |text: &str| ["/ip4/", "/ip6/", "/dns"].iter().any(|prefix| text.starts_with(prefix));
+    ticket.addresses.iter().any(|address| is_multiaddr(address.as_str()))
 }

@@ -1,12 +1,33 @@
 //! Meshes for tests.
 #![allow(dead_code, reason = "each test file uses a part of this")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper that fails fails its test")]
 
+pub(crate) mod lab;
+
+use std::future::Future;
 use std::time::Duration;
 
+use datamesh::runtime::NativeRuntime;
 use datamesh::{MemoryNetwork, Mesh};
 
 /// How long anything in a test may take before it counts as hung.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs a test's body, which fails when it is still pending after [`PATIENCE`].
+pub(crate) fn run<T>(body: impl Future<Output = T>) -> T {
+    run_for(PATIENCE, body)
+}
+
+/// Runs a test's body, which fails when it is still pending after this time.
+pub(crate) fn run_for<T>(limit: Duration, body: impl Future<Output = T>) -> T {
+    futures::executor::block_on(within(limit, body))
+}
+
+/// The output of a future that must not be pending for longer than this.
+pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> T {
+    let runtime = NativeRuntime::shared().unwrap();
+    runtime.timeout(limit, work).await.unwrap_or_else(|_| panic!("hung: still pending after {limit:?}"))
+}
 
 /// `count` nodes with memory stores on one in-process network, all connected.
 pub(crate) async fn memory_mesh(count: usize) -> Vec<Mesh> {

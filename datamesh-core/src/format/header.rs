@@ -105,7 +105,7 @@ impl Header {
     }
 
     /// Checks the header of a put.
-    pub(super) fn check_limits(&self) -> Result<()> {
+    pub(crate) fn check_limits(&self) -> Result<()> {
         self.check().map_err(|text| Error::new(ErrorKind::LimitExceeded, text))
     }
 

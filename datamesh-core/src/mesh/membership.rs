@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future;
+use futures::stream::{FuturesUnordered, StreamExt};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{NodeRecord, Reply, Request, SignedRecord, Zone};
@@ -199,15 +200,19 @@ impl Core {
     /// # Errors
     /// The last address's own error when none can be reached.
     pub(super) async fn bootstrap(self: &Arc<Self>, addresses: &[Address]) -> Result<()> {
-        let dials = addresses.iter().map(|address| self.dial(address));
+        let mut dials: FuturesUnordered<_> = addresses
+            .iter()
+            .map(|address| async move { self.exchange(self.dial(address).await?).await })
+            .collect();
         let mut failed =
             Error::new(ErrorKind::InvalidInput, "the ticket names no address; ask for a new one");
         let mut reached = false;
-        for dialled in future::join_all(dials).await {
-            match dialled {
-                Ok(node) => {
-                    self.exchange(node).await?;
+        // The first that answers names the others; a silent address holds nobody up.
+        while let Some(joined) = dials.next().await {
+            match joined {
+                Ok(()) => {
                     reached = true;
+                    break;
                 }
                 Err(error) => failed = error,
             }

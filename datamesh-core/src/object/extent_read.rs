@@ -1,6 +1,6 @@
 //! Reading one extent: shards from the likeliest holders, others where these are slow, silent or wrong.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ struct Known {
     described: bool,
     /// Who failed in this read.
     failed: BTreeSet<NodeId>,
+    /// Who lacked a shard with this index: another segment's may be there all the same.
+    lacking: BTreeSet<(usize, NodeId)>,
     /// Who did not answer, for the error.
     silent: BTreeSet<NodeId>,
 }
@@ -53,8 +55,11 @@ struct Collecting {
     shards: Vec<Option<Bytes>>,
     from: Vec<Option<NodeId>>,
     tried: BTreeSet<(usize, NodeId)>,
-    running: BTreeSet<usize>,
+    /// The indexes that are being fetched, and from whom.
+    running: BTreeMap<usize, NodeId>,
     extra: usize,
+    /// Whether all that the members describe was taken into account.
+    described: bool,
 }
 
 type Fetch = BoxFuture<'static, (usize, NodeId, Result<Option<Bytes>>)>;
@@ -169,8 +174,9 @@ impl ExtentReader {
             shards: vec![None; total],
             from: vec![None; total],
             tried: BTreeSet::new(),
-            running: BTreeSet::new(),
+            running: BTreeMap::new(),
             extra: 0,
+            described: false,
         }
     }
 
@@ -191,7 +197,8 @@ impl ExtentReader {
                 fetches.push(self.fetch(segment, index, node, collecting));
             }
             if fetches.is_empty() {
-                if self.describe().await {
+                if !std::mem::replace(&mut collecting.described, true) {
+                    self.describe().await;
                     continue;
                 }
                 return Err(self.too_few(collecting.have(), need));
@@ -210,7 +217,10 @@ impl ExtentReader {
                 }
             }
         }
-        collecting.running.clear();
+        // What was under way is dropped unanswered, and can be asked for again if a shard turns out to be wrong.
+        for (index, node) in std::mem::take(&mut collecting.running) {
+            collecting.tried.remove(&(index, node));
+        }
         Ok(())
     }
 
@@ -218,7 +228,7 @@ impl ExtentReader {
     fn next_candidate(&self, collecting: &Collecting) -> Option<(usize, NodeId)> {
         let known = self.known();
         let data = self.layout.redundancy.data();
-        let wanted = |index: &usize| !collecting.running.contains(index) && collecting.is_missing(*index);
+        let wanted = |index: &usize| !collecting.running.contains_key(index) && collecting.is_missing(*index);
         let pairs = known.holders.iter().enumerate().filter(|(index, _)| wanted(index));
         let pairs = pairs.flat_map(|(index, nodes)| nodes.iter().map(move |node| (index, *node)));
         let cost = |(index, node): &(usize, NodeId)| {
@@ -226,7 +236,7 @@ impl ExtentReader {
             if *index >= data {
                 cost += PARITY_COST;
             }
-            if known.failed.contains(node) {
+            if known.failed.contains(node) || known.lacking.contains(&(*index, *node)) {
                 cost += FAILED_COST;
             }
             (cost, *index)
@@ -236,7 +246,7 @@ impl ExtentReader {
 
     fn fetch(&self, segment: usize, index: usize, node: NodeId, collecting: &mut Collecting) -> Fetch {
         collecting.tried.insert((index, node));
-        collecting.running.insert(index);
+        collecting.running.insert(index, node);
         let engine = Arc::clone(&self.engine);
         let shard = self.layout.shard(segment, index);
         async move {
@@ -258,12 +268,7 @@ impl ExtentReader {
         collecting.running.remove(&index);
         match answer {
             Ok(Some(body)) => collecting.put(index, Some((body, node))),
-            Ok(None) => {
-                let mut known = self.known();
-                if let Some(holders) = known.holders.get_mut(index) {
-                    holders.retain(|holder| *holder != node);
-                }
-            }
+            Ok(None) => drop(self.known().lacking.insert((index, node))),
             Err(error) => {
                 let mut known = self.known();
                 known.failed.insert(node);
@@ -275,8 +280,8 @@ impl ExtentReader {
     }
 
     fn hedge_after(&self, collecting: &Collecting) -> Duration {
-        let asked = collecting.tried.iter().filter(|(index, _)| collecting.running.contains(index));
-        let slowest = asked.map(|(_, node)| self.engine.peers.hedge_after(node, CallClass::Bulk)).max();
+        let asked = collecting.running.values();
+        let slowest = asked.map(|node| self.engine.peers.hedge_after(node, CallClass::Bulk)).max();
         slowest.unwrap_or(crate::placement::DEFAULT_HEDGE)
     }
 
@@ -303,11 +308,11 @@ impl ExtentReader {
         let _ = self.engine.runtime.spawn(hint.boxed());
     }
 
-    /// Asks every member what it holds of the extent; says whether that was news.
-    async fn describe(&self) -> bool {
+    /// Asks every member what it holds of the extent, once for all segments.
+    async fn describe(&self) {
         let _one_at_a_time = self.describing.lock().await;
         if self.known().described {
-            return false;
+            return;
         }
         let holdings = self.holdings().await;
         let mut known = self.known();
@@ -326,7 +331,6 @@ impl ExtentReader {
                 Err(_) => drop(known.silent.insert(node)),
             }
         }
-        true
     }
 
     /// What every member that can hold data says that it holds of the extent.

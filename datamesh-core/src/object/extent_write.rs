@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -12,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Layout, PlacementKey, RemovalHash, Reply, Request};
 use crate::id::{ExtentId, NodeId, OperationId, ShardId};
 use crate::object::budget::Share;
-use crate::object::gather::gather;
+use crate::object::gather::{gather, retry_limit};
 use crate::object::segment::{Coder, Stripe};
 use crate::object::{Engine, READ_LIMIT, STORE_LIMIT};
 use crate::observe::{Event, count};
@@ -46,6 +47,25 @@ struct State {
     assignment: Assignment,
     segments: BTreeMap<usize, Staged>,
     committed: BTreeMap<NodeId, BTreeSet<u8>>,
+    /// Who was asked to keep which shard, whatever the answer was.
+    asked: BTreeSet<(NodeId, ShardId)>,
+    /// Who was asked to commit.
+    asked_to_commit: BTreeSet<NodeId>,
+    /// Who said at a commit that it lacks what it had taken.
+    lost: BTreeSet<NodeId>,
+    /// Whether everybody who failed did so for want of space.
+    all_full: bool,
+    /// How long the slowest round of staging took in which somebody answered.
+    took: Option<Duration>,
+}
+
+/// What a clean-up has to take back of one extent.
+#[derive(Debug)]
+pub(super) struct Leftovers {
+    /// Shards, by who was asked to keep them, and whether that node is known to have them.
+    pub(super) shards: Vec<(NodeId, ShardId, bool)>,
+    /// The extent and who was asked to commit it.
+    pub(super) committed: Option<(ExtentId, Vec<NodeId>)>,
 }
 
 /// What was staged of one segment.
@@ -85,6 +105,11 @@ impl ExtentWriter {
             assignment,
             segments: BTreeMap::new(),
             committed: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            asked_to_commit: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            all_full: true,
+            took: None,
         };
         Ok(Self {
             engine: Arc::clone(engine),
@@ -120,11 +145,21 @@ impl ExtentWriter {
     /// Stages these shards of a segment with whoever is to hold them.
     async fn stage_shards(&self, segment: usize, mut shards: Vec<(usize, Bytes)>) -> Result<()> {
         while !shards.is_empty() {
+            let spare = self.coder.redundancy.parity();
+            // So few would be waited for without a grace: nobody else's answer says how long they may take.
+            let took = self.state().took.filter(|_| shards.len() <= spare);
+            let limit = retry_limit(took, STORE_LIMIT);
             let calls = shards
                 .iter()
-                .map(|(index, shard)| self.stage_call(segment, *index, shard))
+                .map(|(index, shard)| self.stage_call(segment, *index, shard, limit))
                 .collect::<Result<_>>()?;
-            let answers = gather(&*self.engine.runtime, calls, self.coder.redundancy.parity()).await;
+            let started = self.engine.runtime.now();
+            let answers = gather(&*self.engine.runtime, calls, spare).await;
+            if answers.iter().any(|(_, answer)| answer.is_ok()) {
+                let took = self.engine.runtime.now() - started;
+                let mut state = self.state();
+                state.took = state.took.max(Some(took));
+            }
             for ((index, node), answer) in answers {
                 match answer {
                     Ok(()) => {
@@ -144,12 +179,14 @@ impl ExtentWriter {
         segment: usize,
         index: usize,
         shard: &Bytes,
+        limit: Duration,
     ) -> Result<((usize, NodeId), BoxFuture<'_, Result<()>>)> {
-        let state = self.state();
+        let mut state = self.state();
         let node = state.assignment.holder(index).ok_or_else(nobody)?;
         let id = state.segments.get(&segment).and_then(|staged| staged.ids.get(index)).copied();
         let id = id.ok_or_else(nobody)?;
-        let call = self.engine.peers.call(node, Request::Stage { shard: id }, shard.clone(), STORE_LIMIT);
+        state.asked.insert((node, id));
+        let call = self.engine.peers.call(node, Request::Stage { shard: id }, shard.clone(), limit);
         let call = call.map(move |answer| match answer? {
             (Reply::Done, _) => Ok(()),
             (other, _) => Err(unexpected(&other, node)),
@@ -168,24 +205,27 @@ impl ExtentWriter {
     /// Passes a holder's shards on to the next in rank.
     ///
     /// # Errors
-    /// `NotStored`, with the holder's own error as its source, where nobody is left.
+    /// `NotStored`, with the holder's own error as its source, where nobody is left; `StorageFull` where all of them
+    /// lack space.
     fn give_up(&self, node: NodeId, error: Error) -> Result<()> {
         let mut state = self.state();
         if !state.failed.insert(node) {
             return Ok(());
+        }
+        state.all_full &= error.kind() == ErrorKind::StorageFull;
+        if error.kind() == ErrorKind::TimedOut {
+            self.engine.peers.given_up(node);
         }
         count(&self.engine.counters.holders_replaced, 1);
         self.engine.events.emit(Event::HolderReplaced { node, reason: error.to_string() });
         let ranking = rank(self.placement.as_bytes(), &self.members);
         let next = ranking.replacement(self.coder.redundancy, &state.assignment, &state.failed);
         let missing: Vec<NodeId> = state.failed.iter().copied().collect();
+        let kind = if state.all_full { ErrorKind::StorageFull } else { ErrorKind::NotStored };
         state.assignment = next.ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotStored,
-                "every holder failed; see that nodes are up and have space, and put again",
-            )
-            .with_counts(0, self.coder.redundancy.total(), missing)
-            .with_source(error)
+            Error::new(kind, "every holder failed; see that nodes are up and have space, and put again")
+                .with_counts(0, self.coder.redundancy.total(), missing)
+                .with_source(error)
         })?;
         Ok(())
     }
@@ -214,16 +254,13 @@ impl ExtentWriter {
                 return Ok(WrittenExtent { id, layout, holders, margin });
             }
         }
-        let (holders, margin, _) = self.progress();
+        let (_, margin, _) = self.progress();
+        let failed = self.state().failed.iter().copied().collect();
         Err(Error::new(
             ErrorKind::NotStored,
             "holders kept losing what they had taken; look at their disks and put again",
         )
-        .with_counts(
-            margin.unwrap_or(0),
-            self.expected_margin(),
-            holders.into_iter().map(|(node, _)| node).collect(),
-        ))
+        .with_counts(margin.unwrap_or(0), self.expected_margin(), failed))
     }
 
     fn finish_later(self: &Arc<Self>, rounds: usize, layout: Layout, encoded: Bytes, share: Share) {
@@ -246,6 +283,7 @@ impl ExtentWriter {
     /// Sends the layout to every holder that has not acknowledged all that it should hold.
     async fn commit_round(&self, encoded: &Bytes, layout: &Layout) -> Result<()> {
         let wanted = self.uncommitted();
+        self.state().asked_to_commit.extend(wanted.iter().map(|(node, _)| *node));
         let calls = wanted.into_iter().map(|(node, indexes)| {
             let request = Request::Commit { operation: self.operation, indexes: indexes.clone() };
             let call = self.engine.peers.call(node, request, encoded.clone(), STORE_LIMIT);
@@ -255,7 +293,13 @@ impl ExtentWriter {
         for ((node, indexes), answer) in answers {
             match answer {
                 Ok((Reply::Done, _)) => self.state().committed.entry(node).or_default().extend(indexes),
-                Ok((Reply::Missing { positions }, _)) => self.unmark(layout, node, &positions),
+                Ok((Reply::Missing { positions }, _)) => {
+                    self.unmark(layout, node, &positions);
+                    // Once may be a restart; a holder that loses what it takes again would do so for ever.
+                    if !self.state().lost.insert(node) {
+                        self.give_up(node, lost(positions.len()))?;
+                    }
+                }
                 Ok((other, _)) => self.give_up(node, unexpected(&other, node))?,
                 Err(error) => self.give_up(node, error)?,
             }
@@ -374,24 +418,45 @@ impl ExtentWriter {
                 )
                 .with_counts(candidates.len() + have, redundancy.data(), missing));
             }
-            let calls = candidates.into_iter().take(redundancy.data() - have).map(|(index, node, id)| {
+            // All of them are asked, so that one that is slow or wrong does not hold up the rest.
+            let spare = candidates.len() + have - redundancy.data();
+            let calls = candidates.into_iter().map(|(index, node, id)| {
                 let call =
                     self.engine.peers.call(node, Request::ReadShard { shard: id }, Bytes::new(), READ_LIMIT);
                 ((index, node), call)
             });
-            for ((index, node), answer) in gather(&*self.engine.runtime, calls.collect(), 0).await {
+            let mut failed = Vec::new();
+            for ((index, node), answer) in gather(&*self.engine.runtime, calls.collect(), spare).await {
                 match answer {
                     Ok((Reply::Done, body)) if layout.shard(segment, index) == Some(ShardId::of(&body)) => {
                         if let Some(slot) = shards.get_mut(index) {
                             *slot = Some(body);
                         }
                     }
+                    Ok((Reply::Done, _)) => {
+                        failed.push((node, self.wrong_shard(layout, segment, index, node)))
+                    }
                     Ok((Reply::Absent, _)) => self.mark(segment, index, None),
-                    Ok((other, _)) => self.give_up(node, unexpected(&other, node))?,
-                    Err(error) => self.give_up(node, error)?,
+                    Ok((other, _)) => failed.push((node, unexpected(&other, node))),
+                    Err(error) => failed.push((node, error)),
                 }
             }
+            // Whoever lags while others gave enough is still good for keeping what it has.
+            if shards.iter().flatten().count() < redundancy.data() {
+                failed.into_iter().try_for_each(|(node, error)| self.give_up(node, error))?;
+            }
         }
+    }
+
+    /// Tells of a holder that answered with other bytes than it was asked for.
+    fn wrong_shard(&self, layout: &Layout, segment: usize, index: usize, node: NodeId) -> Error {
+        count(&self.engine.counters.wrong_answers, 1);
+        self.engine.peers.answered_wrongly(node);
+        if let Some(shard) = layout.shard(segment, index) {
+            let extent = ExtentId::of(&layout.encode());
+            self.engine.events.emit(Event::WrongShard { node, extent, shard });
+        }
+        Error::new(ErrorKind::Corrupt, "the holder answered with other bytes than it had taken")
     }
 
     fn staged_holders(&self, segment: usize, have: &[Option<Bytes>]) -> Vec<(usize, NodeId, ShardId)> {
@@ -405,12 +470,21 @@ impl ExtentWriter {
         usable.collect()
     }
 
-    /// Everything that was staged and where, for the clean-up of a put that was given up.
-    pub(super) fn staged(&self) -> Vec<(NodeId, ShardId)> {
+    /// Everything that holders may have of the extent, for the clean-up of a put that was given up.
+    pub(super) fn leftovers(&self) -> Leftovers {
+        let layout = if self.state().asked_to_commit.is_empty() { None } else { self.layout().ok() };
         let state = self.state();
         let each = state.segments.values().flat_map(|staged| staged.holders.iter().zip(&staged.ids));
-        each.filter_map(|(holder, id)| Some(((*holder)?, *id))).collect()
+        let known: BTreeSet<(NodeId, ShardId)> =
+            each.filter_map(|(holder, id)| Some(((*holder)?, *id))).collect();
+        let shards = state.asked.iter().map(|pair| (pair.0, pair.1, known.contains(pair))).collect();
+        let nodes = state.asked_to_commit.iter().copied().collect();
+        Leftovers { shards, committed: layout.map(|layout| (ExtentId::of(&layout.encode()), nodes)) }
     }
+}
+
+fn lost(count: usize) -> Error {
+    Error::new(ErrorKind::NotStored, format!("the holder lost {count} shards that it had taken, twice"))
 }
 
 fn nobody() -> Error {

@@ -12,6 +12,9 @@ use crate::ports::{Instant, Runtime};
 /// The least time that stragglers get after the others answered.
 const LEAST_GRACE: Duration = Duration::from_secs(1);
 
+/// The least time for a node that takes over from one that failed.
+const LEAST_RETRY: Duration = Duration::from_secs(5);
+
 /// Stragglers get this many times as long as the others took.
 const GRACE_FACTOR: u32 = 4;
 
@@ -56,6 +59,11 @@ where
     }
     answers.extend(waiting.into_iter().flatten().map(|key| (key, Err(overtaken()))));
     answers
+}
+
+/// How long to wait for calls of which none may be spared, where calls like them `took` so long before.
+pub(super) fn retry_limit(took: Option<Duration>, limit: Duration) -> Duration {
+    took.map_or(limit, |took| (took * GRACE_FACTOR).clamp(LEAST_RETRY.min(limit), limit))
 }
 
 fn grace_end(started: Instant, now: Instant) -> Instant {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{self, Either};
@@ -10,7 +11,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{RemovalSecret, Reply, Request};
 use crate::id::{NodeId, ObjectId, OperationId};
-use crate::object::gather::gather;
+use crate::object::gather::{gather, retry_limit};
 use crate::object::{ASK_LIMIT, Engine, STORE_LIMIT};
 use crate::observe::{Event, count};
 use crate::peers::unexpected;
@@ -27,12 +28,17 @@ struct Outcome {
     unknown: Vec<NodeId>,
     failed: Vec<NodeId>,
     last_error: Option<Error>,
+    /// Whether everything that failed did so for want of space.
+    all_full: bool,
+    /// How long the first round took.
+    took: Option<Duration>,
 }
 
 /// Stores a manifest with the m + 1 first-ranked live nodes, or as many as there are, at least `least`.
 ///
 /// # Errors
-/// `NotStored` when fewer than `least` took it and none has it any more; `OutcomeUnknown` otherwise.
+/// `NotStored` when fewer than `least` took it and none has it any more, `StorageFull` when that was for want of space;
+/// `OutcomeUnknown` otherwise.
 pub(super) async fn write_manifest(
     engine: &Arc<Engine>,
     operation: OperationId,
@@ -46,7 +52,7 @@ pub(super) async fn write_manifest(
     let ranking = rank(object.as_bytes(), &members);
     let wanted = (redundancy.parity() + 1).min(ranking.len());
     let mut candidates = ranking.nodes();
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome { all_full: true, ..Outcome::default() };
     while outcome.stored.len() < wanted {
         let round: Vec<NodeId> = candidates.by_ref().take(wanted - outcome.stored.len()).collect();
         if round.is_empty() {
@@ -68,11 +74,14 @@ async fn store_round(
     outcome: &mut Outcome,
 ) {
     let spare = round.len().saturating_sub(1);
-    let call = |node| {
-        (node, engine.peers.call(node, Request::PutManifest { operation }, manifest.clone(), STORE_LIMIT))
-    };
+    let limit = retry_limit(outcome.took, STORE_LIMIT);
+    let call =
+        |node| (node, engine.peers.call(node, Request::PutManifest { operation }, manifest.clone(), limit));
     let calls = round.into_iter().map(call).collect();
-    for (node, answer) in gather(&*engine.runtime, calls, spare).await {
+    let started = engine.runtime.now();
+    let answers = gather(&*engine.runtime, calls, spare).await;
+    outcome.took.get_or_insert(engine.runtime.now() - started);
+    for (node, answer) in answers {
         let error = match answer {
             Ok((Reply::Done, _)) => {
                 outcome.stored.push(node);
@@ -85,6 +94,10 @@ async fn store_round(
             ErrorKind::TimedOut | ErrorKind::OutcomeUnknown => outcome.unknown.push(node),
             _ => outcome.failed.push(node),
         }
+        if error.kind() == ErrorKind::TimedOut {
+            engine.peers.given_up(node);
+        }
+        outcome.all_full &= error.kind() == ErrorKind::StorageFull;
         engine.events.emit(Event::HolderReplaced { node, reason: error.to_string() });
         outcome.last_error = Some(error);
     }
@@ -98,7 +111,7 @@ async fn undo(
     need: usize,
     secret: &RemovalSecret,
 ) -> Error {
-    let Outcome { stored, unknown, failed, last_error } = outcome;
+    let Outcome { stored, unknown, failed, last_error, all_full, .. } = outcome;
     let have = stored.len();
     let touched: Vec<NodeId> = stored.into_iter().chain(unknown.iter().copied()).collect();
     let calls = touched.into_iter().map(|node| {
@@ -109,7 +122,10 @@ async fn undo(
     let gone = |answer: &Result<(Reply, Bytes)>| {
         matches!(answer, Ok((Reply::Done | Reply::Absent | Reply::Removed, _)))
     };
-    let error = if answers.iter().all(|(_, answer)| gone(answer)) {
+    let is_gone = answers.iter().all(|(_, answer)| gone(answer));
+    let error = if is_gone && all_full && !failed.is_empty() {
+        Error::new(ErrorKind::StorageFull, "no holder has space for the manifest; free some and put again")
+    } else if is_gone {
         Error::new(
             ErrorKind::NotStored,
             "too few holders took the manifest; see which nodes are up and put again",

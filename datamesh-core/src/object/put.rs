@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use async_lock::{Semaphore, SemaphoreGuardArc};
 use bytes::Bytes;
 use futures::stream::{self, FuturesUnordered, Stream, StreamExt, TryStreamExt};
 use futures::{FutureExt, future, select_biased};
@@ -29,8 +31,13 @@ use crate::ports::Redundancy;
 /// How many names one clean-up request carries.
 const CLEAN_UP_BATCH: usize = 1024;
 
-/// How many extents are committed at a time while later ones are staged.
-const MAX_COMMITS: usize = 2;
+/// How many extents of one put are under way at a time, from their first segment to their commit: some are committed
+/// while later ones are staged.
+const MAX_OPEN_EXTENTS: usize = 4;
+
+/// How long a clean-up waits before it repeats itself with holders that had not answered yet: what they were asked to
+/// keep may come to them after what they are asked to forget.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// How far a put or get has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,10 +98,25 @@ pub(crate) async fn put(engine: Arc<Engine>, source: Source, options: PutOptions
             );
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
+        check_header(&options)?;
         let input = Input::open(source, &*engine.runtime, engine.files.as_ref()).await?;
         Put::begin(&engine, options, input.len())?.run(input).await
     };
     work.await.map_err(|error| error.with_operation("put"))
+}
+
+/// Refuses what the sealed header could not hold, before anything is read or sent.
+fn check_header(options: &PutOptions) -> Result<()> {
+    let (media_type, metadata) = (options.media_type.clone(), options.metadata.clone());
+    Header { len: 0, media_type, metadata, inline: None }.check_limits()?;
+    let most = options.redundancy.parity();
+    match options.margin.filter(|margin| *margin > most) {
+        None => Ok(()),
+        Some(margin) => Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("{} gives a margin of {most} at most, {margin} was asked for", options.redundancy),
+        )),
+    }
 }
 
 /// One put, and the clean-up of what it staged when it does not end well.
@@ -132,6 +154,8 @@ impl Put {
             done: AtomicU64::new(0),
             progress: options.progress.clone(),
             total,
+            places: Arc::new(Semaphore::new(MAX_OPEN_EXTENTS)),
+            held: Mutex::default(),
         });
         Ok(Self {
             engine: Arc::clone(engine),
@@ -149,6 +173,7 @@ impl Put {
         let mut reader = SegmentReader {
             engine: Arc::clone(&self.engine),
             codec: Arc::clone(&self.codec),
+            stages: Arc::clone(&self.stages),
             input,
             share: share.clone(),
         };
@@ -184,6 +209,9 @@ impl Put {
 
     /// Reads, seals, codes and stages all segments, a window of them at a time, and commits each extent when all its
     /// segments are staged.
+    ///
+    /// Staging always goes on while commits do: what is staged holds memory that a commit may need. The number of
+    /// extents is bounded where segments are read.
     async fn write_segments(
         &self,
         first: Segment,
@@ -199,21 +227,14 @@ impl Put {
         let mut commits = FuturesUnordered::new();
         let mut extents = Extending::default();
         loop {
-            let commit_first = commits.len() >= MAX_COMMITS;
             select_biased! {
                 written = commits.select_next_some() => extents.written(written?),
-                step = next_unless(commit_first, &mut staged).fuse() => match step {
-                    Some(step) => {
-                        if let Some(extent) = extents.staged(step?) {
-                            commits.push(self.stages.commit(extent, share.clone(), self.options.margin));
-                        }
-                    }
-                    None if commits.is_empty() => return Ok(extents.into_written()),
-                    None => {
-                        let written = commits.select_next_some().await?;
-                        extents.written(written);
+                step = staged.select_next_some() => {
+                    if let Some(extent) = extents.staged(step?) {
+                        commits.push(self.stages.commit(extent, share.clone(), self.options.margin));
                     }
                 },
+                complete => return Ok(extents.into_written()),
             }
         }
     }
@@ -249,7 +270,7 @@ impl Put {
         )
         .await;
         let manifest_holders = result.inspect_err(|error| {
-            if error.kind() == ErrorKind::NotStored {
+            if matches!(error.kind(), ErrorKind::NotStored | ErrorKind::StorageFull) {
                 drop(CleanUp { stages: clean_up });
             }
         })?;
@@ -300,11 +321,6 @@ fn holders_of(extents: &[WrittenExtent]) -> BTreeMap<NodeId, usize> {
     holders
 }
 
-/// The stream's next item, or never while `hold` says so.
-async fn next_unless<S: Stream + Unpin>(hold: bool, stream: &mut S) -> Option<S::Item> {
-    if hold { future::pending().await } else { stream.next().await }
-}
-
 /// A segment that was read and waits to be sealed.
 struct Segment {
     buffer: Buffer,
@@ -317,12 +333,17 @@ struct Segment {
 struct SegmentReader {
     engine: Arc<Engine>,
     codec: Arc<Codec>,
+    stages: Arc<Stages>,
     input: Input,
     share: Share,
 }
 
 impl SegmentReader {
     async fn read(&mut self, index: u64) -> Result<Segment> {
+        let per_extent = segments_per_extent(self.codec.coder.redundancy) as u64;
+        if index % per_extent == 0 {
+            self.stages.open_extent(index / per_extent).await;
+        }
         let wanted = self.engine.segment_len as usize;
         let hint = self.input.len().map_or(wanted, |len| {
             let left = len.saturating_sub(index.saturating_mul(wanted as u64));
@@ -405,9 +426,22 @@ struct Stages {
     done: AtomicU64,
     progress: Option<ProgressFn>,
     total: Option<u64>,
+    /// Bounds the extents that are under way.
+    places: Arc<Semaphore>,
+    /// The place of each extent that is under way.
+    held: Mutex<BTreeMap<u64, SemaphoreGuardArc>>,
 }
 
+/// What a clean-up has to tell one node.
+type TakeBack = (NodeId, Request);
+
 impl Stages {
+    /// Waits until one more extent may be begun.
+    async fn open_extent(&self, extent: u64) {
+        let place = self.places.acquire_arc().await;
+        lock(&self.held).insert(extent, place);
+    }
+
     async fn stage(&self, segment: Segment, per_extent: u64) -> Result<StagedSegment> {
         let Segment { buffer, len, place, permit } = segment;
         let (extent, within) = (place.index / per_extent, place.index % per_extent);
@@ -455,40 +489,65 @@ impl Stages {
         }
         lock(&self.written).push((written.id, written.holders.iter().map(|(node, _)| *node).collect()));
         lock(&self.open).remove(&extent);
+        lock(&self.held).remove(&extent);
         Ok((extent, written))
     }
 
-    /// What a clean-up has to take back: staged shards, and committed extents, by node.
-    fn leftovers(&self) -> (BTreeMap<NodeId, Vec<ShardId>>, BTreeMap<NodeId, Vec<ExtentId>>) {
-        let mut shards: BTreeMap<NodeId, Vec<ShardId>> = BTreeMap::new();
-        let mut extents: BTreeMap<NodeId, Vec<ExtentId>> = BTreeMap::new();
-        for (node, shard) in lock(&self.open).values().flat_map(|writer| writer.staged()) {
-            shards.entry(node).or_default().push(shard);
+    /// What a clean-up has to take back, and what of that holders were asked to keep without an answer so far.
+    fn leftovers(&self) -> (Vec<TakeBack>, Vec<TakeBack>) {
+        let mut shards: [BTreeMap<NodeId, Vec<ShardId>>; 2] = Default::default();
+        let mut extents: [BTreeMap<NodeId, Vec<ExtentId>>; 2] = Default::default();
+        let [kept, asked] = &mut shards;
+        let [committed, unsure] = &mut extents;
+        for left in lock(&self.open).values().map(|writer| writer.leftovers()) {
+            for (node, shard, is_kept) in left.shards {
+                if is_kept { &mut *kept } else { &mut *asked }.entry(node).or_default().push(shard);
+            }
+            if let Some((extent, nodes)) = left.committed {
+                nodes.into_iter().for_each(|node| unsure.entry(node).or_default().push(extent));
+            }
         }
         for (extent, nodes) in lock(&self.written).iter() {
-            nodes.iter().for_each(|node| extents.entry(*node).or_default().push(*extent));
+            nodes.iter().for_each(|node| committed.entry(*node).or_default().push(*extent));
         }
-        (shards, extents)
+        let sure = self.take_back(kept, committed);
+        (sure, self.take_back(asked, unsure))
     }
 
-    async fn clean_up(&self) {
-        let (shards, extents) = self.leftovers();
+    fn take_back(
+        &self,
+        shards: &BTreeMap<NodeId, Vec<ShardId>>,
+        extents: &BTreeMap<NodeId, Vec<ExtentId>>,
+    ) -> Vec<TakeBack> {
         let mut requests = Vec::new();
-        for (node, shards) in &shards {
-            let batch = |part: &[ShardId]| (*node, Request::Unstage { shards: part.to_vec() });
-            requests.extend(shards.chunks(CLEAN_UP_BATCH).map(batch));
-        }
-        for (node, extents) in &extents {
+        for (node, extents) in extents {
             let batch = |part: &[ExtentId]| {
                 (*node, Request::RemoveExtents { extents: part.to_vec(), secret: self.removal.clone() })
             };
             requests.extend(extents.chunks(CLEAN_UP_BATCH).map(batch));
         }
+        for (node, shards) in shards {
+            let batch = |part: &[ShardId]| (*node, Request::Unstage { shards: part.to_vec() });
+            requests.extend(shards.chunks(CLEAN_UP_BATCH).map(batch));
+        }
+        requests
+    }
+
+    async fn clean_up(&self) {
+        let (sure, unsure) = self.leftovers();
+        self.tell(sure.into_iter().chain(unsure.clone()).collect()).await;
+        if !unsure.is_empty() {
+            self.engine.runtime.sleep(SETTLE).await;
+            self.tell(unsure).await;
+        }
+    }
+
+    async fn tell(&self, requests: Vec<TakeBack>) {
         let calls = requests
             .into_iter()
             .map(|(node, request)| self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT));
         // What a holder does not hear of now, its own sweep removes after a day, or care after seven.
-        futures::future::join_all(calls).await;
+        future::join_all(calls).await;
     }
 }
 

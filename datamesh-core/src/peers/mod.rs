@@ -209,6 +209,14 @@ impl Peers {
         self.state().timing.entry(node).or_default().record_failure();
     }
 
+    /// Records that a node was given up while it still owed an answer; it counts as down for a while.
+    pub(crate) fn given_up(&self, node: NodeId) {
+        let now = self.runtime.now();
+        let mut state = self.state();
+        state.timing.entry(node).or_default().record_failure();
+        state.down.insert(node, now);
+    }
+
     /// Asks a node and waits for its answer, for at most `limit`; the local node is asked directly.
     ///
     /// # Errors

@@ -1,0 +1,417 @@
+//! Nodes stop, lie, stay silent and forget: every operation ends, and no byte is ever wrong.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper that fails fails its test")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::lab::{Disk, Fault, Lab, Settings, pairs};
+use common::{noise, run, within};
+use datamesh::{Capability, ErrorKind, Event, Mesh, NodeId, ObjectId, Receipt};
+use futures::StreamExt;
+use futures::channel::oneshot;
+
+/// Ten segments and a rest, in one extent.
+const LEN: usize = 170_000;
+
+/// An object of several extents: segments of 1 KiB, 64 of them in an extent.
+const LONG: usize = 300_000;
+
+/// A put or get with faulty nodes takes no longer than this, a few graces for stragglers among it.
+const PROMPT: Duration = Duration::from_secs(10);
+
+async fn put(mesh: &Mesh, bytes: &[u8]) -> Receipt {
+    within(PROMPT, mesh.put(bytes).into_future()).await.unwrap()
+}
+
+async fn check(mesh: &Mesh, capability: &Capability, bytes: &[u8]) {
+    let got = within(PROMPT, mesh.get(capability).into_future()).await.unwrap();
+    assert!(got == bytes, "wrong bytes");
+}
+
+/// A name that no object has.
+fn nothing() -> Capability {
+    let mesh_less = datamesh::format::ReadKey::from_bytes([1; 32]);
+    Capability::read(ObjectId::from_bytes([9; 32]), mesh_less)
+}
+
+#[test]
+fn any_two_nodes_stopped_before_and_after() {
+    run(async {
+        let mut lab = Lab::open().await;
+        let bytes = noise(LEN, 1);
+        for pair in pairs() {
+            let (large, small) = (put(&lab.client, &bytes).await, put(&lab.client, b"small").await);
+            lab.stop_all(&pair).await;
+            check(&lab.client, &large.capability, &bytes).await;
+            check(&lab.client, &small.capability, b"small").await;
+            let later = put(&lab.client, &bytes).await;
+            assert!(lab.ids(&pair).is_disjoint(&later.holders.keys().copied().collect()), "{pair:?}");
+            check(&lab.client, &later.capability, &bytes).await;
+            lab.start_all(&pair).await;
+            check(&lab.client, &later.capability, &bytes).await;
+        }
+    });
+}
+
+#[test]
+fn any_two_nodes_stopped_during_a_put() {
+    run(async {
+        let settings = Settings { segment_bytes: 1 << 10, memory_bytes: 1 << 20, ..Settings::default() };
+        let mut lab = Lab::with(settings).await;
+        let bytes = noise(LONG, 2);
+        for (number, pair) in pairs().into_iter().enumerate() {
+            let at = (LONG * (number + 1) / 17) as u64;
+            let (reached, stop) = oneshot::channel();
+            let reached = std::sync::Mutex::new(Some(reached));
+            let progress = move |progress: datamesh::Progress| {
+                if progress.done >= at {
+                    drop(reached.lock().unwrap().take());
+                }
+            };
+            let put = lab.client.put(bytes.clone()).progress(progress).into_future();
+            let stops = async {
+                let _: Result<(), _> = stop.await;
+                futures::join!(lab.stop(pair[0]), lab.stop(pair[1]));
+            };
+            let (receipt, ()) = within(PROMPT, async { futures::join!(put, stops) }).await;
+            let receipt = receipt.unwrap();
+            check(&lab.client, &receipt.capability, &bytes).await;
+            lab.start_all(&pair).await;
+            check(&lab.client, &receipt.capability, &bytes).await;
+        }
+    });
+}
+
+#[test]
+fn any_two_nodes_stopped_during_a_get() {
+    run(async {
+        let settings = Settings { segment_bytes: 1 << 10, memory_bytes: 32 << 10, ..Settings::default() };
+        let mut lab = Lab::with(settings).await;
+        let bytes = noise(LONG, 3);
+        let receipt = put(&lab.client, &bytes).await;
+        for (number, pair) in pairs().into_iter().enumerate() {
+            let mut stream = lab.client.get(&receipt.capability).stream().await.unwrap();
+            let mut got = Vec::new();
+            let mut stopped = false;
+            while let Some(chunk) = within(PROMPT, stream.next()).await {
+                got.extend_from_slice(&chunk.unwrap());
+                if !stopped && got.len() > LONG * number / 16 {
+                    lab.stop_all(&pair).await;
+                    stopped = true;
+                }
+            }
+            assert!(got == bytes, "wrong bytes with {pair:?} stopped");
+            lab.start_all(&pair).await;
+        }
+    });
+}
+
+#[test]
+fn three_stopped_nodes_are_named() {
+    run(async {
+        let lab = Lab::open().await;
+        let bytes = noise(LEN, 4);
+        let receipt = put(&lab.client, &bytes).await;
+        // Two keepers of the manifest stay, so that the failure is that of the shards.
+        let gone: Vec<usize> = (0..6)
+            .filter(|number| !receipt.manifest_holders[..2].contains(&lab.sites[*number].id))
+            .take(3)
+            .collect();
+        lab.stop_all(&gone).await;
+        let error = within(PROMPT, lab.client.get(&receipt.capability).into_future()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert_eq!((error.have(), error.need()), (Some(3), Some(4)), "{error}");
+        assert_eq!(error.missing().iter().copied().collect::<BTreeSet<_>>(), lab.ids(&gone), "{error}");
+        assert_eq!(error.operation(), Some("get"));
+        assert!(error.is_retryable());
+
+        let asked = within(PROMPT, lab.client.put(bytes.clone()).margin(2).into_future()).await.unwrap_err();
+        assert_eq!(asked.kind(), ErrorKind::NotStored, "{asked}");
+        assert_eq!((asked.have(), asked.need()), (Some(1), Some(2)), "{asked}");
+        let best = put(&lab.client, &bytes).await;
+        assert_eq!(best.margin, 1);
+        check(&lab.client, &best.capability, &bytes).await;
+    });
+}
+
+#[test]
+fn all_nodes_stopped() {
+    run(async {
+        let lab = Lab::open().await;
+        let receipt = put(&lab.client, &noise(LEN, 5)).await;
+        lab.stop_all(&[0, 1, 2, 3, 4, 5]).await;
+        let got = within(PROMPT, lab.client.get(&receipt.capability).into_future()).await.unwrap_err();
+        assert_eq!((got.kind(), got.missing().len()), (ErrorKind::Unavailable, 6), "{got}");
+        for source in [noise(LEN, 6), noise(10, 6)] {
+            let put = within(PROMPT, lab.client.put(source).into_future()).await.unwrap_err();
+            assert_eq!(put.kind(), ErrorKind::NotStored, "{put}");
+        }
+    });
+}
+
+#[test]
+fn a_deadline_ends_what_silent_nodes_hold_up() {
+    run(async {
+        let lab = Lab::open().await;
+        let receipt = put(&lab.client, &noise(LEN, 7)).await;
+        for site in &lab.sites {
+            site.dial.set(Fault::Silent);
+        }
+        let limit = Duration::from_millis(300);
+        let got = within(PROMPT, lab.client.get(&receipt.capability).deadline(limit).into_future()).await;
+        assert_eq!(got.unwrap_err().kind(), ErrorKind::TimedOut);
+        let put = within(PROMPT, lab.client.put(noise(LEN, 8)).deadline(limit).into_future()).await;
+        let error = put.unwrap_err();
+        assert_eq!((error.kind(), error.operation()), (ErrorKind::TimedOut, Some("put")));
+    });
+}
+
+#[test]
+fn not_found_is_not_unavailable() {
+    run(async {
+        let lab = Lab::open().await;
+        let error = within(PROMPT, lab.client.get(&nothing()).into_future()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(!error.is_retryable());
+        lab.stop(4).await;
+        let error = within(PROMPT, lab.client.get(&nothing()).into_future()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert_eq!(error.missing(), [lab.sites[4].id]);
+    });
+}
+
+/// The nodes that events so far accuse of wrong shards or manifests.
+fn accused(events: &mut datamesh::Events) -> BTreeSet<NodeId> {
+    let mut nodes = BTreeSet::new();
+    while let Some(Some(event)) = futures::FutureExt::now_or_never(events.next()) {
+        if let Event::WrongShard { node, .. } | Event::WrongManifest { node, .. } = event {
+            nodes.insert(node);
+        }
+    }
+    nodes
+}
+
+#[test]
+fn two_liars_change_nothing_but_the_events() {
+    run(async {
+        let lab = Lab::open().await;
+        let bytes = noise(LEN, 9);
+        let receipt = put(&lab.client, &bytes).await;
+        for fault in [Fault::FlipsBits, Fault::Truncates, Fault::Swaps, Fault::OtherShard] {
+            // Holders of data shards are asked first, so at least these lies are met.
+            for pair in [[0, 1], [2, 3], [4, 5]] {
+                let mut events = lab.client.events();
+                pair.iter().for_each(|number| lab.sites[*number].dial.set(fault));
+                let before: usize = pair.iter().map(|number| lab.sites[*number].dial.distorted()).sum();
+                check(&lab.client, &receipt.capability, &bytes).await;
+                let lies: usize = pair.iter().map(|number| lab.sites[*number].dial.distorted()).sum();
+                let accused = accused(&mut events);
+                assert!(
+                    accused.is_subset(&lab.ids(&pair)),
+                    "{fault:?} by {pair:?}: an honest node is accused"
+                );
+                assert_eq!(lies > before, !accused.is_empty(), "{fault:?} by {pair:?}: {accused:?}");
+                pair.iter().for_each(|number| lab.sites[*number].dial.set(Fault::Honest));
+            }
+        }
+        assert!(lab.client.metrics().wrong_answers > 0);
+    });
+}
+
+#[test]
+fn a_put_goes_on_with_two_nodes_that_lie_or_stay_silent() {
+    let faults =
+        [Fault::FlipsBits, Fault::OtherShard, Fault::Silent, Fault::Late, Fault::AcknowledgesAndDrops];
+    for fault in faults {
+        run(async {
+            let lab = Lab::open().await;
+            let bytes = noise(LEN, 10);
+            let earlier = put(&lab.client, &bytes).await;
+            lab.sites[1].dial.set(fault);
+            lab.sites[4].dial.set(fault);
+            check(&lab.client, &earlier.capability, &bytes).await;
+            for source in [&bytes[..], b"small"] {
+                let receipt = put(&lab.client, source).await;
+                check(&lab.client, &receipt.capability, source).await;
+                let other = lab.another_client(0).await;
+                check(&other, &receipt.capability, source).await;
+                other.shutdown().await.unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn two_bad_disks_change_nothing() {
+    let disks = [
+        Disk::FlipsBits,
+        Disk::Corrupt,
+        Disk::DropsBlobs,
+        Disk::HangsOnReads,
+        Disk::HangsOnWrites,
+        Disk::Full,
+    ];
+    for disk in disks {
+        run(async {
+            let lab = Lab::open().await;
+            let bytes = noise(LEN, 11);
+            let earlier = put(&lab.client, &bytes).await;
+            lab.sites[2].store.set(disk);
+            lab.sites[3].store.set(disk);
+            check(&lab.client, &earlier.capability, &bytes).await;
+            let receipt = put(&lab.client, &bytes).await;
+            check(&lab.client, &receipt.capability, &bytes).await;
+            let holders: BTreeSet<NodeId> = receipt.holders.keys().copied().collect();
+            if matches!(disk, Disk::DropsBlobs | Disk::HangsOnWrites | Disk::Full) {
+                assert!(holders.is_disjoint(&lab.ids(&[2, 3])), "{disk:?} is counted as a holder");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_corrupt_disk_says_so_and_is_not_accused_of_lying() {
+    run(async {
+        let lab = Lab::open().await;
+        let bytes = noise(LEN, 12);
+        let receipt = put(&lab.client, &bytes).await;
+        let mut seen = BTreeSet::new();
+        for number in 0..6 {
+            let mut own = lab.sites[number].mesh.events();
+            let mut events = lab.client.events();
+            lab.sites[number].store.set(Disk::Corrupt);
+            check(&lab.client, &receipt.capability, &bytes).await;
+            assert_eq!(accused(&mut events), BTreeSet::new());
+            while let Some(Some(event)) = futures::FutureExt::now_or_never(own.next()) {
+                if let Event::CorruptShard(_) = event {
+                    seen.insert(number);
+                }
+            }
+            lab.sites[number].store.set(Disk::Honest);
+        }
+        assert!(seen.len() >= 4, "the holders that were asked noticed: {seen:?}");
+    });
+}
+
+#[test]
+fn three_liars_are_an_error_and_never_wrong_bytes() {
+    for fault in [Fault::FlipsBits, Fault::Truncates, Fault::OtherShard] {
+        run(async {
+            let lab = Lab::open().await;
+            let bytes = noise(LEN, 13);
+            let receipt = put(&lab.client, &bytes).await;
+            let liars: Vec<usize> = (0..6)
+                .filter(|number| receipt.manifest_holders[0] != lab.sites[*number].id)
+                .take(3)
+                .collect();
+            liars.iter().for_each(|number| lab.sites[*number].dial.set(fault));
+            let error = within(PROMPT, lab.client.get(&receipt.capability).into_future()).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert_eq!((error.have(), error.need()), (Some(3), Some(4)), "{error}");
+            assert_eq!(error.missing().iter().copied().collect::<BTreeSet<_>>(), lab.ids(&liars), "{error}");
+        });
+    }
+}
+
+#[test]
+fn holders_that_die_at_the_commit_are_replaced() {
+    for dying in [vec![0], vec![1, 5], vec![2, 3]] {
+        run(async {
+            let lab = Lab::open().await;
+            let bytes = noise(LEN, 14);
+            dying.iter().for_each(|number| lab.sites[*number].dial.set(Fault::DiesAtCommit));
+            let receipt = put(&lab.client, &bytes).await;
+            let holders: BTreeSet<NodeId> = receipt.holders.keys().copied().collect();
+            assert!(holders.is_disjoint(&lab.ids(&dying)), "a dead node is counted as a holder");
+            check(&lab.client, &receipt.capability, &bytes).await;
+            let health = within(PROMPT, lab.client.health(&receipt.capability).into_future()).await.unwrap();
+            assert_eq!(health.margin, Some(receipt.margin));
+        });
+    }
+}
+
+#[test]
+fn nodes_that_join_after_a_put_do_not_hide_it() {
+    run(async {
+        let mut lab = Lab::open().await;
+        let bytes = noise(LEN, 15);
+        let mut receipts = Vec::new();
+        for _ in 0..4 {
+            receipts.push(put(&lab.client, &bytes).await);
+            receipts.push(put(&lab.client, b"small").await);
+        }
+        for _ in 0..6 {
+            lab.grow().await;
+        }
+        let newcomer = lab.another_client(11).await;
+        for receipt in &receipts {
+            let expected = if receipt.len == 5 { b"small" } else { &bytes[..] };
+            for mesh in [&lab.client, &lab.sites[11].mesh, &newcomer] {
+                check(mesh, &receipt.capability, expected).await;
+            }
+        }
+        lab.stop_all(&[1, 3]).await;
+        for receipt in &receipts {
+            let expected = if receipt.len == 5 { b"small" } else { &bytes[..] };
+            check(&newcomer, &receipt.capability, expected).await;
+        }
+    });
+}
+
+#[test]
+fn everything_is_there_after_all_nodes_were_restarted() {
+    run(async {
+        let mut lab = Lab::open().await;
+        let bytes = noise(LEN, 16);
+        let receipt = put(&lab.client, &bytes).await;
+        let all = [0, 1, 2, 3, 4, 5];
+        lab.stop_all(&all).await;
+        lab.start_all(&all).await;
+        check(&lab.client, &receipt.capability, &bytes).await;
+        check(&lab.sites[3].mesh, &receipt.capability, &bytes).await;
+        let removal = lab.client.remove(&receipt.capability).await.unwrap();
+        assert_eq!((removal.nodes, removal.unreached.len()), (6, 0));
+        let error = lab.client.get(&receipt.capability).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    });
+}
+
+#[test]
+fn shards_lost_from_different_segments_are_made_up_for() {
+    run(async {
+        let lab = Lab::open().await;
+        let bytes = noise(LEN, 17);
+        let receipt = put(&lab.client, &bytes).await;
+        // Every holder loses one shard, each of another segment: each segment still has five.
+        let reader = lab.another_client(0).await;
+        let manifest_of = |site: &common::lab::Site| site.store.clone();
+        let mut lost = 0;
+        for (number, site) in lab.sites.iter().enumerate() {
+            let store = manifest_of(site);
+            let blobs = common::lab::blobs_by_segment(&store).await;
+            if let Some(blob) = blobs.get(number) {
+                let batch = datamesh::ports::Batch::new().delete_blob(*blob);
+                datamesh::ports::Storage::commit(&store, batch).await.unwrap();
+                lost += 1;
+            }
+        }
+        assert_eq!(lost, 6);
+        check(&reader, &receipt.capability, &bytes).await;
+    });
+}
+
+#[test]
+fn a_small_budget_never_deadlocks_with_mending() {
+    run(async {
+        let settings = Settings { segment_bytes: 1 << 10, memory_bytes: 1, ..Settings::default() };
+        let lab = Lab::with(settings).await;
+        let bytes = noise(600_000, 18);
+        lab.sites[0].store.set(Disk::DropsBlobs);
+        lab.sites[1].dial.set(Fault::DiesAtCommit);
+        let receipt = lab.client.put(bytes.clone()).await.unwrap();
+        check(&lab.client, &receipt.capability, &bytes).await;
+        assert_eq!(lab.client.metrics().budget_in_use, 0);
+    });
+}
