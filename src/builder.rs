@@ -176,7 +176,7 @@ impl Builder {
         for transport in std::mem::take(&mut self.transports) {
             builder = builder.transport(transport);
         }
-        if !listen.is_empty() || self.ticket.is_some() {
+        if !listen.is_empty() || self.ticket.as_ref().is_some_and(names_a_multiaddr) {
             builder = self.add_libp2p(builder, &identity, &mesh_key, listen).await?;
         }
         if let Some(ticket) = self.ticket.take() {
@@ -301,4 +301,9 @@ impl Builder {
         // A ticket may still be of use to a network inside the process or a transport of the user's own.
         Ok(builder)
     }
+}
+
+/// Whether libp2p can dial an address of the ticket; those of other transports need no port here.
+fn names_a_multiaddr(ticket: &Ticket) -> bool {
+    ticket.addresses.iter().any(|address| address.as_str().starts_with('/'))
 }
