@@ -64,13 +64,13 @@ impl<S: Storage> Storage for Quota<S> {
 fn main() -> Result<()> {
     let make = |quota| Quota { inner: MemoryStore::new(), quota };
     #[cfg(feature = "testing")]
-    datamesh::testing::storage::storage(|| make(1 << 30), |store| store);
+    datamesh::testing::storage::storage(|| make(1 << 30), |s| Quota { inner: s.inner.reopened(), ..s });
     futures::executor::block_on(async {
         let mesh = datamesh::builder().storage(make(8 << 20)).open().await?;
         let receipt = mesh.put(vec![1; 4 << 20]).await?;
         println!("stored {} bytes, and the store takes {:?}", receipt.len, mesh.usage().await?);
         let refused = mesh.put(vec![2; 4 << 20]).await.err();
-        println!("the next put: {}", refused.ok_or_else(|| Error::new(ErrorKind::Io, "no quota"))?);
+        println!("the next put: {:?}", refused.ok_or_else(|| Error::new(ErrorKind::Io, "no quota"))?);
         assert_eq!(mesh.get(&receipt.capability).await?, vec![1; 4 << 20]);
         mesh.remove(&receipt.capability).await?;
         mesh.put(vec![2; 4 << 20]).await?;

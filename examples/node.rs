@@ -149,10 +149,14 @@ fn introduce(mesh: &Mesh, data: &Path) -> Result<()> {
 }
 
 fn tell(mesh: &Mesh, event: &Event) {
-    let connected = || mesh.nodes().iter().filter(|node| node.connected).count();
+    let members = || {
+        let nodes = mesh.nodes();
+        format!("{} of {} members connected", nodes.iter().filter(|node| node.connected).count(), nodes.len())
+    };
     match event {
-        Event::NodeUp(node) => say(&format!("up      {}, {} nodes", node.fmt_short(), connected())),
-        Event::NodeDown(node) => say(&format!("down    {}, {} nodes", node.fmt_short(), connected())),
+        Event::NodeUp(node) => say(&format!("up      {}, {}", node.fmt_short(), members())),
+        Event::NodeDown(node) => say(&format!("down    {}, {}", node.fmt_short(), members())),
+        Event::Member(node) => say(&format!("member  {}, {}", node.fmt_short(), members())),
         Event::CorruptShard(shard) => say(&format!("damaged shard {} on this disk", shard.fmt_short())),
         Event::Refused(text) => say(&format!("refused {text}")),
         _ => {}

@@ -254,11 +254,11 @@ impl SixNodes {
         let teller = self.name_of(teller);
         match event {
             Event::CorruptShard(shard) => Some(format!(
-                "{teller}'s shard {} was wrong: it saw so when it read it, and refused to serve it",
+                "{teller}'s shard {} was wrong: {teller} saw it on reading, and refused to serve it",
                 shard.fmt_short()
             )),
             Event::WrongShard { node, shard, .. } => Some(format!(
-                "{}'s shard {} was wrong: {teller} saw so when it came",
+                "{}'s shard {} was wrong: {teller} saw it on arrival",
                 self.name_of(*node),
                 shard.fmt_short()
             )),
