@@ -1,0 +1,131 @@
+//! What the pure pipeline can do: seal, code and hash, and back, with nothing around it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use datamesh::ports::{CryptoSuite, ErasureCode};
+use datamesh::store::ReedSolomon;
+use datamesh::{ChaChaSuite, Redundancy, Result};
+
+/// The length of a segment.
+const SEGMENT: usize = 1 << 20;
+
+/// The length of a seal's tag.
+const TAG: usize = 16;
+
+/// For how long a ceiling is measured.
+const TIME: Duration = Duration::from_millis(300);
+
+const CODE: Redundancy = Redundancy::STANDARD;
+
+/// One direction of the pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// Seal, code, hash all shards.
+    Put,
+    /// Hash k shards, restore what is missing, open.
+    Get {
+        /// How many of the six shards of each segment are gone, all pairs in turn.
+        lost: usize,
+    },
+}
+
+/// Bytes of plaintext in a second, over segments of an object of this size, on this many threads.
+pub(crate) fn ceiling(direction: Direction, size: u64, threads: usize) -> Result<f64> {
+    let plain = usize::try_from(size).unwrap_or(usize::MAX).clamp(1, SEGMENT);
+    // An object of one segment has no use for a second thread.
+    let threads = threads.min(size.div_ceil(SEGMENT as u64).try_into().unwrap_or(usize::MAX)).max(1);
+    let rates = thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..threads).map(|_| scope.spawn(|| Pipeline::new(plain)?.rate(direction))).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap_or(Ok(0.0))).collect::<Result<Vec<f64>>>()
+    })?;
+    Ok(rates.into_iter().sum())
+}
+
+/// The buffers of one thread.
+struct Pipeline {
+    suite: ChaChaSuite,
+    code: ReedSolomon,
+    plain: usize,
+    shard: usize,
+    stripe: Vec<u8>,
+    out: Vec<u8>,
+    tag: [u8; TAG],
+}
+
+impl Pipeline {
+    fn new(plain: usize) -> Result<Self> {
+        let shard = (plain + TAG).div_ceil(CODE.data()).next_multiple_of(64);
+        let mut pipeline = Self {
+            suite: ChaChaSuite,
+            code: ReedSolomon::new(),
+            plain,
+            shard,
+            stripe: vec![7; shard * CODE.total()],
+            out: vec![7; shard * CODE.data()],
+            tag: [0; TAG],
+        };
+        pipeline.put()?;
+        Ok(pipeline)
+    }
+
+    fn rate(&mut self, direction: Direction) -> Result<f64> {
+        let run = |pipeline: &mut Self, number| match direction {
+            Direction::Put => pipeline.put(),
+            Direction::Get { lost } => pipeline.get(lost, number),
+        };
+        run(self, 0)?;
+        let started = Instant::now();
+        let mut segments = 0;
+        while started.elapsed() < TIME {
+            run(self, segments)?;
+            segments += 1;
+        }
+        Ok((segments * self.plain) as f64 / started.elapsed().as_secs_f64())
+    }
+
+    fn put(&mut self) -> Result<()> {
+        let (data, parity) = self.stripe.split_at_mut(self.shard * CODE.data());
+        let (plain, rest) = data.split_at_mut(self.plain);
+        self.tag = self.suite.seal(&[1; 32], &[2; 12], &[], plain)?;
+        if let Some(tag) = rest.first_chunk_mut() {
+            *tag = self.tag;
+        }
+        let data: Vec<&[u8]> = data.chunks_exact(self.shard).collect();
+        let mut parity: Vec<&mut [u8]> = parity.chunks_exact_mut(self.shard).collect();
+        self.code.encode(CODE, &data, &mut parity)?;
+        self.stripe.chunks_exact(self.shard).for_each(hash);
+        Ok(())
+    }
+
+    fn get(&mut self, lost: usize, number: usize) -> Result<()> {
+        let gone = |index: usize| (0..lost).any(|which| (number + which * (1 + number / 6 % 5)) % 6 == index);
+        let mut left = CODE.data();
+        let mut shards: Vec<Option<&[u8]>> = Vec::new();
+        for (index, shard) in self.stripe.chunks_exact(self.shard).enumerate() {
+            let wanted = left > 0 && !gone(index);
+            left -= usize::from(wanted);
+            shards.push(wanted.then_some(shard));
+        }
+        shards.iter().flatten().for_each(|shard| hash(shard));
+        let mut missing = Vec::new();
+        for (slot, shard) in self.out.chunks_exact_mut(self.shard).zip(&shards) {
+            match shard {
+                // Opening is in place, so the shards are laid out one after another.
+                Some(shard) => slot.copy_from_slice(shard),
+                None => missing.push(slot),
+            }
+        }
+        if !missing.is_empty() {
+            self.code.reconstruct(CODE, &shards, &mut missing)?;
+            missing.iter().for_each(|shard| hash(shard));
+        }
+        let (plain, _) = self.out.split_at_mut(self.plain);
+        self.suite.open(&[1; 32], &[2; 12], &[], plain, &self.tag)
+    }
+}
+
+fn hash(shard: &[u8]) {
+    std::hint::black_box(blake3::hash(shard));
+}

@@ -1,0 +1,92 @@
+//! Measures puts and gets against what the pure pipeline can do on the same machine in the same run.
+//!
+//! A client and some nodes, all in this process: over the in-process network with memory stores, and over libp2p on
+//! loopback with disk stores. `--size 10737418240` shows how much memory a very large object takes.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints its figures")]
+
+mod ceiling;
+mod generated;
+mod measure;
+mod nodes;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use datamesh::Redundancy;
+use futures::executor::block_on;
+
+use measure::{Plan, Row};
+use nodes::{Cluster, Network};
+
+/// What is measured unless one size is asked for.
+const SIZES: [u64; 3] = [4 << 10, 1 << 20, 256 << 20];
+
+/// Puts and gets, in MB/s and ms, with CPU seconds, peak memory, and the ceiling of the pure pipeline.
+#[derive(Debug, Parser)]
+#[command(name = "benchmark")]
+struct Options {
+    /// Print one JSON value instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Measure this size only, in bytes.
+    #[arg(long)]
+    size: Option<u64>,
+    /// How many nodes hold data.
+    #[arg(long, default_value_t = 6)]
+    nodes: usize,
+    /// Measure this network only; by default in-process and libp2p.
+    #[arg(long, value_enum)]
+    network: Option<Network>,
+    /// For how long each row is measured, in seconds.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Where the disk stores are made; by default the directory for temporary files.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let options = Options::parse();
+    if options.nodes == 0 {
+        return Err("at least one node must hold data".into());
+    }
+    let rows = block_on(run(&options))?;
+    if options.json {
+        let rows: Vec<_> = rows.iter().map(Row::to_json).collect();
+        println!("{}", serde_json::json!({ "results": rows }));
+    } else {
+        Row::print_table(&rows);
+    }
+    Ok(())
+}
+
+async fn run(options: &Options) -> Result<Vec<Row>, Box<dyn Error>> {
+    let sizes = options.size.map_or_else(|| SIZES.to_vec(), |size| vec![size]);
+    let networks = options.network.map_or_else(|| vec![Network::InProcess, Network::Libp2p], |one| vec![one]);
+    let lost = options.nodes.saturating_sub(1).min(Redundancy::STANDARD.parity());
+    let mut rows = Vec::new();
+    for network in networks {
+        let sizes: Vec<u64> = sizes.iter().copied().filter(|size| network.has_memory_for(*size)).collect();
+        if sizes.is_empty() {
+            continue;
+        }
+        let mut cluster = Cluster::open(network, options.nodes, options.dir.as_deref()).await?;
+        let mut plan = Plan::new(network, Duration::from_secs_f64(options.seconds))?;
+        for size in &sizes {
+            plan.put(&cluster, *size, 0).await?;
+            plan.get(&cluster, *size, 0).await?;
+        }
+        if lost > 0 {
+            cluster.stop(lost).await?;
+            for size in &sizes {
+                plan.get(&cluster, *size, lost).await?;
+                plan.put(&cluster, *size, lost).await?;
+            }
+        }
+        rows.append(&mut plan.rows);
+        cluster.close().await?;
+    }
+    Ok(rows)
+}
