@@ -41,3 +41,14 @@ fn ticket() {
 fn message() {
     run("message", fuzz::message);
 }
+
+#[test]
+fn erasure_decode() {
+    run("erasure_decode", datamesh_store::fuzz::fuzz_erasure_decode);
+}
+
+#[cfg(feature = "disk")]
+#[test]
+fn store_file() {
+    run("store_file", datamesh_store::fuzz::fuzz_store_file);
+}

@@ -31,9 +31,11 @@ pub fn fuzz_erasure_decode(data: &[u8]) {
     );
 }
 
-/// Opens a store whose records file is `data`, and reads and writes through it.
+/// Opens a store whose index, volumes and rows of volumes are taken from `data`, and reads and writes through it.
 ///
-/// Damage that redb meets with a panic is caught by the store; a fuzz target lets such panics pass.
+/// The first byte says how many rows of 16 bytes follow, for blobs and volumes in turn; the rest is the first
+/// volume. The pages around the rows are sound: redb panics over some that are not, which the store
+/// catches and a fuzzer does not. `tests/disk.rs` damages pages.
 ///
 /// # Panics
 /// Where the store returns bytes that do not match their name.
@@ -41,36 +43,102 @@ pub fn fuzz_erasure_decode(data: &[u8]) {
 pub fn fuzz_store_file(data: &[u8]) {
     use std::sync::Arc;
 
+    let Some((&count, rest)) = data.split_first() else { return };
+    let (rows, volume) = rest.split_at(rest.len().min(usize::from(count % 32) * 16));
+    let Some(records) = hostile::records(rows) else { return };
+    let files = memory_files::MemoryFiles::with_volume("00000001.vol", volume);
+    let options =
+        crate::DiskOptions { cache_bytes: 1 << 20, reader_threads: 1, ..crate::DiskOptions::default() };
+    if let Ok(store) = crate::DiskStore::open_with(Arc::new(files), records, options) {
+        futures::executor::block_on(hostile::use_all(&store));
+    }
+}
+
+#[cfg(feature = "disk")]
+mod hostile {
     use datamesh_core::id::ShardId;
     use datamesh_core::ports::{Batch, Storage, Table};
-    use redb::StorageBackend;
     use redb::backends::InMemoryBackend;
+    use redb::{Builder, StorageBackend};
 
-    let records = InMemoryBackend::new();
-    if records.set_len(data.len() as u64).and_then(|()| records.write(0, data)).is_err() {
-        return;
+    use crate::DiskStore;
+    use crate::disk::{BLOBS, VOLUMES};
+
+    /// A records file with these rows, as a process left it that ended.
+    pub(super) fn records(rows: &[u8]) -> Option<InMemoryBackend> {
+        let copy = Copied::default();
+        let database = Builder::new().set_cache_size(1 << 20).create_with_backend(copy.clone()).ok()?;
+        let transaction = database.begin_write().ok()?;
+        for (number, row) in rows.as_chunks::<16>().0.iter().enumerate() {
+            let number = u32::try_from(number).ok()?;
+            if number.is_multiple_of(2) {
+                let id = ShardId::of(&number.to_le_bytes());
+                transaction.open_table(BLOBS).ok()?.insert(id.as_bytes(), row).ok()?;
+            } else {
+                transaction.open_table(VOLUMES).ok()?.insert(number / 2 + 1, row).ok()?;
+            }
+        }
+        transaction.commit().ok()?;
+        drop(database);
+        copy.into_inner()
     }
-    let options = crate::DiskOptions { cache_bytes: 1 << 20, ..crate::DiskOptions::default() };
-    let Ok(store) =
-        crate::DiskStore::open_with(Arc::new(memory_files::MemoryFiles::default()), records, options)
-    else {
-        return;
-    };
-    futures::executor::block_on(async {
-        let page = store.scan_blobs(None, 16).await.unwrap_or_default();
-        for (id, _) in page.blobs {
+
+    /// A backend that can be had back when the database is closed.
+    #[derive(Debug, Clone, Default)]
+    struct Copied(std::sync::Arc<InMemoryBackend>);
+
+    impl Copied {
+        fn into_inner(self) -> Option<InMemoryBackend> {
+            std::sync::Arc::into_inner(self.0)
+        }
+    }
+
+    impl StorageBackend for Copied {
+        fn len(&self) -> std::io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+            self.0.read(offset, out)
+        }
+
+        fn set_len(&self, length: u64) -> std::io::Result<()> {
+            self.0.set_len(length)
+        }
+
+        fn sync_data(&self) -> std::io::Result<()> {
+            self.0.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+            self.0.write(offset, data)
+        }
+    }
+
+    /// Everything that a node does with a store.
+    pub(super) async fn use_all(store: &DiskStore) {
+        for number in 0..16_u32 {
+            let id = ShardId::of(&number.to_le_bytes());
             if let Ok(Some(bytes)) = store.read_blob(id).await {
                 assert_eq!(ShardId::of(&bytes), id);
             }
+            let _ = store.blob_lengths(vec![id]).await;
         }
+        let _ = store.scan_blobs(None, 16).await;
         for table in Table::ALL {
             let _ = store.scan_records(table, bytes::Bytes::new(), None, 16).await;
         }
         let id = ShardId::of(b"fuzz");
         let _ = store.write_blob(id, "fuzz".into()).await;
-        let _ = store.commit(Batch::new().put(Table::Node, "key", "value").delete_blob(id)).await;
+        let removed = ShardId::of(&0_u32.to_le_bytes());
+        let _ = store.commit(Batch::new().put(Table::Node, "key", "value").delete_blob(removed)).await;
+        let _ = store.compact().await;
+        if let Ok(Some(bytes)) = store.read_blob(id).await {
+            assert_eq!(bytes, "fuzz");
+        }
+        let _ = store.capacity().await;
         let _ = store.close().await;
-    });
+    }
 }
 
 #[cfg(feature = "disk")]
@@ -87,6 +155,17 @@ mod memory_files {
 
     #[derive(Debug, Default)]
     struct MemoryFile(Mutex<Vec<u8>>);
+
+    impl MemoryFiles {
+        /// One file with these bytes.
+        pub(super) fn with_volume(name: &str, bytes: &[u8]) -> Self {
+            let file = Arc::new(MemoryFile(Mutex::new(bytes.to_vec())));
+            Self(Mutex::new([(name.to_owned(), file)].into()))
+        }
+    }
+
+    /// Longer files are refused, so that a hostile length takes no memory.
+    const MAX_BYTES: u64 = 16 << 20;
 
     fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -127,7 +206,7 @@ mod memory_files {
     impl VolumeFile for MemoryFile {
         fn append(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
             let mut bytes = lock(&self.0);
-            if offset > 1 << 30 {
+            if offset > MAX_BYTES {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             bytes.resize(offset as usize, 0);
@@ -148,7 +227,7 @@ mod memory_files {
         }
 
         fn set_len(&self, length: u64) -> io::Result<()> {
-            lock(&self.0).resize(usize::try_from(length.min(1 << 30)).unwrap_or_default(), 0);
+            lock(&self.0).resize(usize::try_from(length.min(MAX_BYTES)).unwrap_or_default(), 0);
             Ok(())
         }
     }

@@ -30,6 +30,8 @@ use futures::channel::oneshot;
 use redb::StorageBackend;
 
 use self::files::Files;
+#[cfg(feature = "testing")]
+pub(crate) use self::index::{BLOBS, VOLUMES};
 use self::shared::Shared;
 use self::writer::Writer;
 use crate::limits;
@@ -159,9 +161,11 @@ impl DiskStore {
         self.shared.check_open()?;
         let (sender, answer) = oneshot::channel();
         let job: Read = Box::new(move |shared| {
-            let result = catch_unwind(AssertUnwindSafe(|| read(shared)))
-                .unwrap_or_else(|_| Err(index::corrupt("the records file has pages that cannot be")));
-            let _ = sender.send(result);
+            let outcome = catch_unwind(AssertUnwindSafe(|| read(shared)));
+            // Only redb panics, and only over damage; a damaged volume is an error that ends no writing.
+            let impossible =
+                |_| shared.watched(Err(index::corrupt("the records file has pages that cannot be")));
+            let _ = sender.send(outcome.unwrap_or_else(impossible));
         });
         self.reads.send(job).await.map_err(|_| limits::closed())?;
         answer.await.unwrap_or_else(|_| Err(limits::closed()))
@@ -172,13 +176,11 @@ impl DiskStore {
         &self,
         read: impl FnOnce(&redb::ReadTransaction) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let result = self.read(move |shared| read(&index::begin_read(shared.database().get()?)?)).await;
-        if let Err(error) = &result
-            && error.kind() == ErrorKind::Corrupt
-        {
-            self.shared.poison(&error.to_string());
-        }
-        result
+        self.read(move |shared| {
+            let transaction = index::begin_read(shared.database().get()?);
+            shared.watched(transaction.and_then(|transaction| read(&transaction)))
+        })
+        .await
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) fn prepare(
     backend: Box<dyn StorageBackend>,
     options: &DiskOptions,
 ) -> Result<Writer> {
+    begin_again(&*files, &*backend)
+        .map_err(|error| Error::io("the records file could not be begun again", error))?;
     let backend =
         TrackedBackend::new(backend).map_err(|error| Error::io("the records file has no length", error))?;
     let records = backend.length();
@@ -60,6 +62,23 @@ pub(crate) fn prepare(
     let budget = SpaceBudget::new(limit, share(space.total), space.free, held, records);
     let shared = Arc::new(Shared::new(database, files, budget));
     Ok(Writer::new(shared, store, options.volume_bytes, volumes))
+}
+
+/// Empties a records file that a crash left half made, so that it is made anew.
+///
+/// redb writes the magic number last of all when it makes a file, after a sync of the rest; zeros in its place
+/// mean that nothing was ever committed. Where there are volumes something was, and the file is damaged.
+fn begin_again(files: &dyn Files, records: &dyn StorageBackend) -> io::Result<()> {
+    let mut magic = [0; 9];
+    let length = records.len()?;
+    let known = usize::try_from(length).unwrap_or(usize::MAX).min(magic.len());
+    records.read(0, magic.get_mut(..known).unwrap_or_default())?;
+    let volumes = files.list()?.iter().any(|(name, _)| volume::parse_file_name(name).is_some());
+    if length == 0 || volumes || magic.iter().any(|byte| *byte != 0) {
+        return Ok(());
+    }
+    records.set_len(0)?;
+    records.sync_data()
 }
 
 /// Cuts volumes at the end of what was committed, and removes those that no commit named.

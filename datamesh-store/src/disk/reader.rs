@@ -20,10 +20,14 @@ pub(crate) fn read_blob(shared: &Shared, id: &ShardId) -> Result<Option<Bytes>> 
     let location = match shared.pending(id) {
         Some(Place::Memory(bytes)) => return verified(id, bytes).map(Some),
         Some(Place::Volume(location)) => location,
-        None => match index::find_blob(&index::begin_read(guard.get()?)?, id)? {
-            Some(location) => location,
-            None => return Ok(None),
-        },
+        None => {
+            let transaction = index::begin_read(guard.get()?);
+            let found = transaction.and_then(|transaction| index::find_blob(&transaction, id));
+            match shared.watched(found)? {
+                Some(location) => location,
+                None => return Ok(None),
+            }
+        }
     };
     let handle = shared.handle(location.volume).map_err(|error| volume_failed(id, error))?;
     // With the file open, nothing that is removed from here on can disturb the read.
@@ -46,10 +50,13 @@ pub(crate) fn blob_lengths(shared: &Shared, ids: &[ShardId]) -> Result<Vec<Optio
     let waiting: Vec<Option<u64>> =
         ids.iter().map(|id| shared.pending(id).map(|place| place.len())).collect();
     let guard = shared.database();
-    let transaction = index::begin_read(guard.get()?)?;
+    let transaction = shared.watched(index::begin_read(guard.get()?))?;
     let length = |(id, waiting): (&ShardId, Option<u64>)| match waiting {
         Some(length) => Ok(Some(length)),
-        None => Ok(index::find_blob(&transaction, id)?.map(|location| u64::from(location.length))),
+        None => {
+            let found = shared.watched(index::find_blob(&transaction, id))?;
+            Ok(found.map(|location| u64::from(location.length)))
+        }
     };
     ids.iter().zip(waiting).map(length).collect()
 }
@@ -58,7 +65,9 @@ pub(crate) fn scan_blobs(shared: &Shared, after: Option<ShardId>, limit: usize) 
     let limit = limit.min(MAX_PAGE_BLOBS);
     let waiting = shared.pending_after(after.as_ref(), limit + 1);
     let guard = shared.database();
-    let indexed = index::blobs_after(&index::begin_read(guard.get()?)?, after.as_ref(), limit + 1)?;
+    let indexed = index::begin_read(guard.get()?)
+        .and_then(|transaction| index::blobs_after(&transaction, after.as_ref(), limit + 1));
+    let indexed = shared.watched(indexed)?;
     let mut all: BTreeMap<ShardId, u64> = waiting.into_iter().collect();
     all.extend(indexed.into_iter().map(|(id, location)| (id, u64::from(location.length))));
     Ok(BlobPage { more: all.len() > limit, blobs: all.into_iter().take(limit).collect() })

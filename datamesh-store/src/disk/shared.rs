@@ -187,6 +187,15 @@ impl Shared {
         state.poison.get_or_insert_with(|| cause.to_owned());
     }
 
+    /// Passes on what a read of records or of the index gave; damage ends all writing.
+    pub(crate) fn watched<T>(&self, outcome: Result<T>) -> Result<T> {
+        outcome.inspect_err(|error| {
+            if error.kind() == ErrorKind::Corrupt {
+                self.poison(&format!("{error:?}"));
+            }
+        })
+    }
+
     pub(crate) fn is_poisoned(&self) -> bool {
         self.lock().poison.is_some()
     }
@@ -371,7 +380,8 @@ impl SpaceBudget {
     }
 
     pub(crate) fn capacity(&self) -> Capacity {
-        let used = self.volumes.load(Ordering::Relaxed) + self.records.load(Ordering::Relaxed);
+        let volumes = self.volumes.load(Ordering::Relaxed);
+        let used = volumes.saturating_add(self.records.load(Ordering::Relaxed));
         let free = self.free.load(Ordering::Relaxed).saturating_sub(self.reserve);
         Capacity::new(used, free.min(self.limit.saturating_sub(used)))
     }
