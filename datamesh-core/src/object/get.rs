@@ -102,6 +102,11 @@ impl OpenObject {
         self.header.len
     }
 
+    /// The error of a read, as its user is to see it.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        self.engine.peers.explain(error)
+    }
+
     pub(crate) fn stat(&self) -> Stat {
         Stat {
             object: self.id,
