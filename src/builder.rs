@@ -153,6 +153,21 @@ impl Builder {
         };
         // The store first: it locks the directory.
         let storage = self.open_storage(&runtime).await?;
+        let opened = self.open_on(Arc::clone(&storage), runtime, listen, zone).await;
+        if opened.is_err() {
+            // So that the directory can be opened again at once; what closing says would hide the cause.
+            let _ = Storage::close(&storage).await;
+        }
+        opened
+    }
+
+    async fn open_on(
+        mut self,
+        storage: Arc<dyn DynStorage>,
+        runtime: Arc<dyn Runtime>,
+        listen: Vec<Address>,
+        zone: Zone,
+    ) -> Result<Mesh> {
         let identity = self.open_identity(&runtime).await?;
         let mesh_key = self.open_mesh_key(&runtime).await?;
         let mut builder = Mesh::builder()
@@ -204,6 +219,9 @@ impl Builder {
             && ticket.mesh_key != *key
         {
             problems.push("the ticket is of another mesh than the mesh key".to_owned());
+        }
+        if self.ticket.as_ref().is_some_and(|ticket| ticket.addresses.is_empty()) {
+            problems.push("the ticket names no address; ask for a new one".to_owned());
         }
         if cfg!(not(feature = "libp2p")) && !listen.is_empty() {
             problems.push("listening needs the feature libp2p".to_owned());

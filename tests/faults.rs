@@ -16,7 +16,7 @@ use futures::channel::oneshot;
 const LEN: usize = 170_000;
 
 /// An object of several extents: segments of 1 KiB, 64 of them in an extent.
-const LONG: usize = 300_000;
+const LONG: usize = 150_000;
 
 /// A put or get with faulty nodes takes no longer than this, a few graces for stragglers among it.
 const PROMPT: Duration = Duration::from_secs(10);

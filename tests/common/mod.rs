@@ -11,7 +11,7 @@ use datamesh::runtime::NativeRuntime;
 use datamesh::{MemoryNetwork, Mesh};
 
 /// How long anything in a test may take before it counts as hung.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs a test's body, which fails when it is still pending after [`PATIENCE`].
 pub(crate) fn run<T>(body: impl Future<Output = T>) -> T {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::channel::oneshot;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Capability, MeshKey, Ticket, Zone};
@@ -21,7 +22,7 @@ use crate::object::budget::ByteBudget;
 use crate::object::buffer::BufferPool;
 use crate::object::{Engine, Source};
 use crate::observe::{Counters, Event, EventHub, Events, Metrics};
-use crate::peers::{NodeStatus, Peers};
+use crate::peers::{NodeStatus, Peers, closed};
 use crate::ports::{
     Address, Capacity, CryptoSuite, DynStorage, DynTransport, ErasureCode, Files, Identity, Redundancy,
     Runtime,
@@ -180,14 +181,16 @@ impl Mesh {
     /// Waits until this many members that hold data are connected, this node among them.
     ///
     /// # Errors
-    /// `TimedOut`, with the number that are connected, after `limit`.
+    /// `TimedOut`, with the number that are connected, after `limit`; `Closed`.
     ///
     /// # Cancel safety
     /// Safe to drop.
     pub async fn wait_for_nodes(&self, count: usize, limit: Duration) -> Result<()> {
         let core = self.core();
-        let reached = core.until(|core| core.storage_nodes_connected().0 >= count);
-        core.engine.runtime.timeout(limit, reached).await.map_err(|error| {
+        let reached = core.until(|core| core.tasks.is_stopped() || core.storage_nodes_connected().0 >= count);
+        let waited = core.engine.runtime.timeout(limit, reached).await;
+        let waited = if core.tasks.is_stopped() { Err(closed()) } else { waited };
+        waited.map_err(|error| {
             let have = core.storage_nodes_connected().0;
             error.with_operation("wait for nodes").with_counts(have, count, Vec::new())
         })
@@ -241,7 +244,15 @@ impl Mesh {
     /// # Cancel safety
     /// Dropping the future leaves the rest to the background.
     pub async fn shutdown(&self) -> Result<()> {
-        self.core().shutdown().await
+        let core = Arc::clone(self.core());
+        let (done, result) = oneshot::channel();
+        let work = async move { drop(done.send(core.shutdown().await)) };
+        // On the runtime, so that it goes on when this future is dropped.
+        self.core().engine.runtime.spawn(work.boxed())?;
+        match result.await {
+            Ok(result) => result,
+            Err(_) => self.core().shutdown().await,
+        }
     }
 }
 
@@ -326,6 +337,7 @@ impl Core {
 
     async fn shutdown(&self) -> Result<()> {
         self.tasks.stop();
+        self.engine.peers.close();
         let mut closed = self.closed.lock().await;
         if *closed {
             return Ok(());
@@ -350,6 +362,7 @@ impl Drop for Handle {
             return;
         }
         self.0.tasks.stop();
+        self.0.engine.peers.close();
         let core = Arc::clone(&self.0);
         let end = async move {
             if let Err(error) = core.shutdown().await {

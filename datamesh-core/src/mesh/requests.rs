@@ -20,6 +20,7 @@ use crate::object::{
     Engine, Explanation, Health, ObjectReader, ObjectStream, OpenObject, Progress, ProgressFn, PutOptions,
     Receipt, Removal, Source, Stat, explain, health, put, remove,
 };
+use crate::peers::closed;
 use crate::ports::Redundancy;
 
 /// Runs a request under its deadline and its span; refuses at once when the mesh is shut down.
@@ -30,9 +31,7 @@ async fn run<T>(
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     if mesh.core().tasks.is_stopped() {
-        return Err(
-            Error::new(ErrorKind::Closed, "the mesh was shut down; open it again").with_operation(operation)
-        );
+        return Err(closed().with_operation(operation));
     }
     let span = tracing::debug_span!("datamesh", operation, node = %mesh.node_id().fmt_short());
     let work = work.instrument(span);
@@ -40,7 +39,10 @@ async fn run<T>(
         None => work.await,
         Some(limit) => mesh.core().engine.runtime.timeout(limit, work).await.and_then(|result| result),
     };
-    result.map_err(|error| if error.operation().is_some() { error } else { error.with_operation(operation) })
+    result.map_err(|error| {
+        let error = mesh.core().engine.peers.explain(error);
+        if error.operation().is_some() { error } else { error.with_operation(operation) }
+    })
 }
 
 macro_rules! simple_request {

@@ -1,6 +1,7 @@
 //! Getting an object: its manifest is found and opened, then its segments are read.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,7 +22,9 @@ use crate::observe::count;
 use crate::ports::Redundancy;
 
 /// What an object's manifest tells its readers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// `Debug` shows neither media type nor metadata, which are sealed in the object and have no place in a log.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stat {
     /// The object's name.
@@ -36,6 +39,18 @@ pub struct Stat {
     pub redundancy: Redundancy,
     /// How many extents it has; 0 for an object that is kept whole in its manifest.
     pub extents: usize,
+}
+
+impl fmt::Debug for Stat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stat")
+            .field("object", &self.object)
+            .field("len", &self.len)
+            .field("metadata_entries", &self.metadata.len())
+            .field("redundancy", &self.redundancy)
+            .field("extents", &self.extents)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An object whose manifest was found and opened.
@@ -101,6 +116,11 @@ impl OpenObject {
 
     pub(crate) fn len(&self) -> u64 {
         self.header.len
+    }
+
+    /// The error of a read, as its user is to see it.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        self.engine.peers.explain(error)
     }
 
     pub(crate) fn stat(&self) -> Stat {

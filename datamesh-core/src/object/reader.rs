@@ -18,6 +18,7 @@ use crate::object::{Progress, ProgressFn};
 ///
 /// After an error the stream ends.
 pub struct ObjectStream {
+    object: Arc<OpenObject>,
     plain: BoxStream<'static, Result<Plain>>,
     /// The chunk that was handed out last; its memory counts as held until the next is asked for.
     held: Option<Plain>,
@@ -36,7 +37,8 @@ impl std::fmt::Debug for ObjectStream {
 impl ObjectStream {
     pub(crate) fn new(object: &Arc<OpenObject>, range: Range<u64>, progress: Option<ProgressFn>) -> Self {
         let total = range.end.saturating_sub(range.start);
-        Self { plain: object.read(range).boxed(), held: None, done: 0, total, progress, failed: false }
+        let plain = object.read(range).boxed();
+        Self { object: Arc::clone(object), plain, held: None, done: 0, total, progress, failed: false }
     }
 
     /// How many bytes the whole stream gives.
@@ -65,7 +67,7 @@ impl Stream for ObjectStream {
             }
             Some(Err(error)) => {
                 self.failed = true;
-                Poll::Ready(Some(Err(error.with_operation("get"))))
+                Poll::Ready(Some(Err(self.object.explain(error).with_operation("get"))))
             }
             None => Poll::Ready(None),
         }

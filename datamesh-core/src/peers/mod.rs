@@ -1,6 +1,7 @@
 //! Whom this node can ask, and how the asking goes: members, liveness, timing, one call at a time.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub(crate) struct Peers {
     transports: Vec<Arc<dyn DynTransport>>,
     runtime: Arc<dyn Runtime>,
     state: Mutex<State>,
+    closed: AtomicBool,
 }
 
 /// Peers are bounded by the member table, whose limit is `MAX_MEMBERS`.
@@ -71,12 +73,25 @@ impl Peers {
         transports: Vec<Arc<dyn DynTransport>>,
         runtime: Arc<dyn Runtime>,
     ) -> Self {
-        Self { local, node, transports, runtime, state: Mutex::default() }
+        Self { local, node, transports, runtime, state: Mutex::default(), closed: AtomicBool::new(false) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is complete in itself, so a panic elsewhere leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends every later call with `Closed`.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// The error of an operation, which is `Closed` once the mesh was shut down, whatever that made of its calls.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        if error.kind() == ErrorKind::Closed || !self.closed.load(Ordering::Relaxed) {
+            return error;
+        }
+        closed().with_source(error)
     }
 
     /// This node.
@@ -228,6 +243,9 @@ impl Peers {
         body: Bytes,
         limit: Duration,
     ) -> Result<(Reply, Bytes)> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(closed());
+        }
         if node == self.local {
             return self.runtime.timeout(limit, self.node.handle(node, request, body)).await;
         }
@@ -286,6 +304,11 @@ impl State {
         let avoided = if self.routes.contains_key(node) { AVOIDED_FOR } else { DOWN_FOR };
         self.down.get(node).is_none_or(|since| now - *since > avoided)
     }
+}
+
+/// The error of everything that is asked of a mesh after its end.
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the mesh was shut down; open it again")
 }
 
 /// The error that a refusal stands for.

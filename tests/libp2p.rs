@@ -1,0 +1,131 @@
+//! Nodes with disk stores that talk libp2p on loopback.
+#![cfg(all(feature = "libp2p", feature = "disk"))]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper that fails fails its test")]
+
+mod common;
+
+use common::{PATIENCE, noise, run};
+use datamesh::{ErrorKind, Mesh, MeshKey, Ticket};
+use tempfile::TempDir;
+
+const TCP: &str = "/ip4/127.0.0.1/tcp/0";
+
+struct Place {
+    directory: TempDir,
+    mesh: Mesh,
+}
+
+async fn places(count: usize, listen: &str) -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::new();
+    for _ in 0..count {
+        let directory = tempfile::tempdir().unwrap();
+        let mut builder = datamesh::builder().path(directory.path()).listen(listen).capacity(1 << 40);
+        if let Some(first) = places.first() {
+            builder = builder.join(first.mesh.ticket().unwrap());
+        }
+        let mesh = builder.open().await.unwrap();
+        places.push(Place { directory, mesh });
+    }
+    for place in &places {
+        place.mesh.wait_for_nodes(count, PATIENCE).await.unwrap();
+    }
+    places
+}
+
+/// Opens a node in the directory that it had, with whatever port is free now.
+async fn restart(place: &mut Place, listen: &str) {
+    let node = place.mesh.node_id();
+    let builder = datamesh::builder().path(place.directory.path()).listen(listen).capacity(1 << 40);
+    place.mesh = builder.open().await.unwrap();
+    assert_eq!(place.mesh.node_id(), node);
+}
+
+#[test]
+fn six_nodes_over_tcp() {
+    run(async {
+        let mut places = places(6, TCP).await;
+        let bytes = noise(5_555_555, 1);
+        let receipt = places[0].mesh.put(bytes.clone()).await.unwrap();
+        let small = places[3].mesh.put("small").await.unwrap();
+        assert_eq!((receipt.margin, receipt.holders.len()), (2, 6));
+        for number in [1, 2] {
+            places[number].mesh.shutdown().await.unwrap();
+        }
+        for number in [0, 3, 4, 5] {
+            assert_eq!(places[number].mesh.get(&receipt.capability).await.unwrap(), bytes);
+            assert_eq!(places[number].mesh.get(&small.capability).await.unwrap(), "small");
+        }
+        let during = places[4].mesh.put(bytes.clone()).await.unwrap();
+        for number in [1, 2] {
+            restart(&mut places[number], TCP).await;
+        }
+        for place in &places {
+            place.mesh.wait_for_nodes(6, PATIENCE).await.unwrap();
+        }
+        // Those that came back hold what they held, so that two others may go.
+        for number in [0, 5] {
+            places[number].mesh.shutdown().await.unwrap();
+        }
+        for number in [1, 2, 3, 4] {
+            assert_eq!(places[number].mesh.get(&receipt.capability).await.unwrap(), bytes);
+        }
+        restart(&mut places[5], TCP).await;
+        places[5].mesh.wait_for_nodes(5, PATIENCE).await.unwrap();
+        assert_eq!(places[5].mesh.get(&during.capability).await.unwrap(), bytes);
+        for number in [1, 2, 3, 4, 5] {
+            places[number].mesh.shutdown().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_client_without_a_store() {
+    run(async {
+        let places = places(2, TCP).await;
+        let ticket = places[0].mesh.ticket().unwrap();
+        let text = ticket.to_text().to_string();
+        let client = datamesh::builder().capacity(0).join(text.parse().unwrap()).open().await.unwrap();
+        client.wait_for_nodes(2, PATIENCE).await.unwrap();
+        let bytes = noise(2_222_222, 2);
+        let receipt = client.put(bytes.clone()).await.unwrap();
+        assert_eq!(client.get(&receipt.capability).await.unwrap(), bytes);
+        client.shutdown().await.unwrap();
+        assert_eq!(places[1].mesh.get(&receipt.capability).await.unwrap(), bytes);
+    });
+}
+
+#[test]
+fn a_wrong_mesh_key_is_refused() {
+    run(async {
+        let places = places(1, TCP).await;
+        let addresses = places[0].mesh.addresses();
+        let wrong = Ticket { mesh_key: MeshKey::from_bytes([1; 32]), addresses };
+        let error = datamesh::builder().join(wrong).open().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error}");
+        assert_eq!(error.operation(), Some("join"));
+        assert_eq!(places[0].mesh.nodes().len(), 1);
+        places[0].mesh.shutdown().await.unwrap();
+    });
+}
+
+#[cfg(feature = "quic")]
+#[test]
+fn three_nodes_over_quic() {
+    const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
+    run(async {
+        let mut places = places(3, QUIC).await;
+        let bytes = noise(2_222_222, 3);
+        let receipt = places[0].mesh.put(bytes.clone()).await.unwrap();
+        assert_eq!(receipt.margin, 1);
+        places[1].mesh.shutdown().await.unwrap();
+        for number in [0, 2] {
+            assert_eq!(places[number].mesh.get(&receipt.capability).await.unwrap(), bytes);
+        }
+        restart(&mut places[1], QUIC).await;
+        places[1].mesh.wait_for_nodes(3, PATIENCE).await.unwrap();
+        assert_eq!(places[1].mesh.get(&receipt.capability).await.unwrap(), bytes);
+        for place in &places {
+            place.mesh.shutdown().await.unwrap();
+        }
+    });
+}
