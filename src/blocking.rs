@@ -17,9 +17,8 @@
 
 use std::future::IntoFuture;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::PathBuf;
 
-use datamesh_core::{Mesh, ObjectReader, Result, Source, Ticket};
+use datamesh_core::{Mesh, ObjectReader, Result, Source};
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt, AsyncSeekExt};
 
@@ -48,7 +47,7 @@ pub fn open_builder(builder: Builder) -> Result<Mesh> {
 /// # Errors
 /// Those of [`Builder::open`].
 #[cfg(feature = "disk")]
-pub fn open(path: impl Into<PathBuf>) -> Result<Mesh> {
+pub fn open(path: impl Into<std::path::PathBuf>) -> Result<Mesh> {
     block_on(crate::open(path))
 }
 
@@ -57,7 +56,7 @@ pub fn open(path: impl Into<PathBuf>) -> Result<Mesh> {
 /// # Errors
 /// Those of [`Builder::open`].
 #[cfg(all(feature = "disk", feature = "libp2p"))]
-pub fn join(path: impl Into<PathBuf>, ticket: Ticket) -> Result<Mesh> {
+pub fn join(path: impl Into<std::path::PathBuf>, ticket: datamesh_core::Ticket) -> Result<Mesh> {
     block_on(crate::join(path, ticket))
 }
 

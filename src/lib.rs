@@ -25,8 +25,6 @@ pub use datamesh_net::memory::MemoryNetwork;
 pub use datamesh_store as store;
 pub use files::OsFiles;
 
-use std::path::PathBuf;
-
 /// A builder with the defaults wired.
 pub fn builder() -> Builder {
     Builder::default()
@@ -43,7 +41,7 @@ pub fn builder() -> Builder {
 /// # Cancel safety
 /// Dropping the future closes what was opened.
 #[cfg(feature = "disk")]
-pub async fn open(path: impl Into<PathBuf>) -> Result<Mesh> {
+pub async fn open(path: impl Into<std::path::PathBuf>) -> Result<Mesh> {
     builder().path(path).open().await
 }
 
@@ -56,7 +54,7 @@ pub async fn open(path: impl Into<PathBuf>) -> Result<Mesh> {
 /// # Cancel safety
 /// Dropping the future closes what was opened.
 #[cfg(all(feature = "disk", feature = "libp2p"))]
-pub async fn join(path: impl Into<PathBuf>, ticket: Ticket) -> Result<Mesh> {
+pub async fn join(path: impl Into<std::path::PathBuf>, ticket: Ticket) -> Result<Mesh> {
     builder().path(path).listen("/ip4/0.0.0.0/tcp/0").join(ticket).open().await
 }
 

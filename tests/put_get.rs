@@ -1,4 +1,5 @@
 //! Objects of all sizes go in and come back.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod common;
 
