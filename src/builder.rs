@@ -200,10 +200,10 @@ impl Builder {
             problems.push(error.to_string());
             Zone::default()
         });
-        if let (Some(ticket), Some(key)) = (&self.ticket, &self.mesh_key) {
-            if ticket.mesh_key != *key {
-                problems.push("the ticket is of another mesh than the mesh key".to_owned());
-            }
+        if let (Some(ticket), Some(key)) = (&self.ticket, &self.mesh_key)
+            && ticket.mesh_key != *key
+        {
+            problems.push("the ticket is of another mesh than the mesh key".to_owned());
         }
         if cfg!(not(feature = "libp2p")) && !listen.is_empty() {
             problems.push("listening needs the feature libp2p".to_owned());
