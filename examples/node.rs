@@ -29,9 +29,13 @@ type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 /// How long a client tries before it gives a small request up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What `--help` says of secrets.
+const SECRETS: &str = "Tickets and capabilities are secrets, and every user of a machine can read the arguments \
+of its programs. Give the ticket in DATAMESH_TICKET, and - for CAPABILITY to read it from the standard input.";
+
 /// A node of a mesh, or a short-lived client of one.
 #[derive(Parser)]
-#[command(subcommand_negates_reqs = true)]
+#[command(subcommand_negates_reqs = true, after_help = SECRETS)]
 struct Arguments {
     /// Directory for shards, identity and mesh key; made where there is none
     #[arg(long, value_name = "DIR", required = true)]
@@ -53,19 +57,36 @@ struct Arguments {
     command: Option<Command>,
 }
 
-/// What a client does. CAPABILITY may be `-`: it is then read from the standard input, which no other user sees.
+/// What a client does.
 #[derive(Subcommand)]
 enum Command {
     /// Store a file and print its own capability, which reads and removes it
-    Put { file: PathBuf },
+    Put {
+        /// A regular file
+        file: PathBuf,
+    },
     /// Write an object to a new file
-    Get { capability: String, out: PathBuf },
+    Get {
+        /// An own or read capability, or -
+        capability: String,
+        /// Must not exist; appears when it is complete
+        out: PathBuf,
+    },
     /// Print an object's length, media type and metadata
-    Stat { capability: String },
+    Stat {
+        /// An own or read capability, or -
+        capability: String,
+    },
     /// Print who holds what, and how many more holders may be lost
-    Health { capability: String },
+    Health {
+        /// Any capability, or -
+        capability: String,
+    },
     /// Remove an object; needs its own capability
-    Remove { capability: String },
+    Remove {
+        /// An own capability, or -
+        capability: String,
+    },
 }
 
 fn main() -> ExitCode {

@@ -245,9 +245,13 @@ impl Builder {
         match self.path.clone() {
             #[cfg(feature = "disk")]
             Some(path) => {
+                let named = path.display().to_string();
                 let open =
                     move || datamesh_store::DiskStore::open(path, datamesh_store::DiskOptions::default());
-                Ok(Arc::new(runtime.compute(open).await??))
+                let opened = runtime.compute(open).await?;
+                let name =
+                    |error: Error| if error.subject().is_none() { error.with_subject(named) } else { error };
+                Ok(Arc::new(opened.map_err(name)?))
             }
             _ => {
                 let _ = runtime;
