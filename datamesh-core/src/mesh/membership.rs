@@ -267,10 +267,10 @@ impl Core {
             self.engine.runtime.sleep(GOSSIP_INTERVAL / 2 + jitter * 2).await;
             let connected = self.connected();
             let pick = usize::try_from(draw >> 32).unwrap_or(0) % connected.len().max(1);
-            if let Some(node) = connected.get(pick) {
-                if let Err(error) = self.exchange(*node).await {
-                    tracing::debug!(%error, "gossip failed");
-                }
+            if let Some(node) = connected.get(pick)
+                && let Err(error) = self.exchange(*node).await
+            {
+                tracing::debug!(%error, "gossip failed");
             }
         }
     }

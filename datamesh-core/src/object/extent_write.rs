@@ -56,6 +56,9 @@ struct State {
     took: Option<Duration>,
 }
 
+/// A node and the shard indexes that it holds.
+type Holding = (NodeId, Vec<u8>);
+
 /// What a clean-up has to take back of one extent.
 #[derive(Debug)]
 pub(super) struct Leftovers {
@@ -327,10 +330,10 @@ impl ExtentWriter {
     }
 
     /// Who has acknowledged what, the margin so far (none below k), and whether that is everything.
-    fn progress(&self) -> (Vec<(NodeId, Vec<u8>)>, Option<usize>, bool) {
+    fn progress(&self) -> (Vec<Holding>, Option<usize>, bool) {
         let complete = self.uncommitted().is_empty();
         let state = self.state();
-        let holders: Vec<(NodeId, Vec<u8>)> = state
+        let holders: Vec<Holding> = state
             .committed
             .iter()
             .map(|(node, indexes)| (*node, indexes.iter().copied().collect()))

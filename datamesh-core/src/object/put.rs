@@ -341,7 +341,7 @@ struct SegmentReader {
 impl SegmentReader {
     async fn read(&mut self, index: u64) -> Result<Segment> {
         let per_extent = segments_per_extent(self.codec.coder.redundancy) as u64;
-        if index % per_extent == 0 {
+        if index.is_multiple_of(per_extent) {
             self.stages.open_extent(index / per_extent).await;
         }
         let wanted = self.engine.segment_len as usize;
