@@ -217,10 +217,10 @@ impl Builder {
             problems.push(error.to_string());
             Zone::default()
         });
-        if let (Some(ticket), Some(key)) = (&self.ticket, &self.mesh_key) {
-            if ticket.mesh_key != *key {
-                problems.push("the ticket is of another mesh than the mesh key".to_owned());
-            }
+        if let (Some(ticket), Some(key)) = (&self.ticket, &self.mesh_key)
+            && ticket.mesh_key != *key
+        {
+            problems.push("the ticket is of another mesh than the mesh key".to_owned());
         }
         if self.ticket.as_ref().is_some_and(|ticket| ticket.addresses.is_empty()) {
             problems.push("the ticket names no address; ask for a new one".to_owned());
