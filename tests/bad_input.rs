@@ -141,8 +141,6 @@ async fn foreign(network: &MemoryNetwork, seed: u8, code: u16, suite: u16) -> Me
     let runtime = NativeRuntime::shared().unwrap();
     let identity = NodeIdentity::from_secret([seed; 32]);
     let transport = network.join(identity.node_id(), Arc::clone(&runtime)).unwrap();
-    let first = datamesh::builder().network(network).capacity(0);
-    drop(first);
     Mesh::builder()
         .runtime(runtime)
         .storage(Arc::new(MemoryStore::new()))

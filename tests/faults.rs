@@ -32,8 +32,7 @@ async fn check(mesh: &Mesh, capability: &Capability, bytes: &[u8]) {
 
 /// A name that no object has.
 fn nothing() -> Capability {
-    let mesh_less = datamesh::format::ReadKey::from_bytes([1; 32]);
-    Capability::read(ObjectId::from_bytes([9; 32]), mesh_less)
+    Capability::read(ObjectId::from_bytes([9; 32]), datamesh::format::ReadKey::from_bytes([1; 32]))
 }
 
 #[test]
@@ -172,11 +171,11 @@ fn a_deadline_ends_what_silent_nodes_hold_up() {
 fn not_found_is_not_unavailable() {
     run(async {
         let lab = Lab::open().await;
-        let error = within(PROMPT, lab.client.get(&nothing()).into_future()).await.unwrap_err();
+        let error = within(PROMPT, lab.client.get(nothing()).into_future()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
         assert!(!error.is_retryable());
         lab.stop(4).await;
-        let error = within(PROMPT, lab.client.get(&nothing()).into_future()).await.unwrap_err();
+        let error = within(PROMPT, lab.client.get(nothing()).into_future()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         assert_eq!(error.missing(), [lab.sites[4].id]);
     });

@@ -1,6 +1,6 @@
 //! A node's process is killed in the middle of puts, again and again: what was acknowledged is still there.
 //!
-//! `DATAMESH_KILL_ROUNDS` sets how often, 4 times by default.
+//! `DATAMESH_KILL_ROUNDS` sets how often, 10 times by default.
 #![cfg(all(unix, feature = "libp2p", feature = "disk"))]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper that fails fails its test")]
 
@@ -82,7 +82,7 @@ fn content(number: u64) -> Vec<u8> {
 
 #[test]
 fn what_was_acknowledged_survives_kill_9() {
-    let rounds: u64 = std::env::var("DATAMESH_KILL_ROUNDS").map_or(4, |rounds| rounds.parse().unwrap());
+    let rounds: u64 = std::env::var("DATAMESH_KILL_ROUNDS").map_or(10, |rounds| rounds.parse().unwrap());
     let directory = tempfile::tempdir().unwrap();
     run_for(PATIENCE * (rounds as u32 + 1), async {
         let mut kept: Vec<(u64, Capability)> = Vec::new();

@@ -129,11 +129,11 @@ impl Dial {
                 return None;
             }
             Fault::OtherShard => {
-                if let Request::ReadShard { shard } = request {
-                    if let Some(other) = state.staged.iter().find(|other| **other != shard).copied() {
-                        inbound.message.head = Request::ReadShard { shard: other }.encode();
-                        state.distorted += 1;
-                    }
+                if let Request::ReadShard { shard } = request
+                    && let Some(other) = state.staged.iter().find(|other| **other != shard).copied()
+                {
+                    inbound.message.head = Request::ReadShard { shard: other }.encode();
+                    state.distorted += 1;
                 }
             }
             _ => {}
