@@ -1,4 +1,6 @@
 //! One segment of 1 MiB through the pure pipeline, 4+2: sealed, coded and hashed, and back.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench stops at the first surprise")]
+#![allow(missing_docs, reason = "criterion's macros make items without any")]
 
 use std::hint::black_box;
 

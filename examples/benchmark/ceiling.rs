@@ -13,8 +13,11 @@ const SEGMENT: usize = 1 << 20;
 /// The length of a seal's tag.
 const TAG: usize = 16;
 
-/// For how long a ceiling is measured.
-const TIME: Duration = Duration::from_millis(300);
+/// How long one sample takes.
+const TIME: Duration = Duration::from_millis(100);
+
+/// How long the time between two samples is at least.
+const PAUSE: Duration = Duration::from_millis(400);
 
 const CODE: Redundancy = Redundancy::STANDARD;
 
@@ -30,17 +33,44 @@ pub(crate) enum Direction {
     },
 }
 
-/// Bytes of plaintext in a second, over segments of an object of this size, on this many threads.
-pub(crate) fn ceiling(direction: Direction, size: u64, threads: usize) -> Result<f64> {
-    let plain = usize::try_from(size).unwrap_or(usize::MAX).clamp(1, SEGMENT);
-    // An object of one segment has no use for a second thread.
-    let threads = threads.min(size.div_ceil(SEGMENT as u64).try_into().unwrap_or(usize::MAX)).max(1);
-    let rates = thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..threads).map(|_| scope.spawn(|| Pipeline::new(plain)?.rate(direction))).collect();
-        workers.into_iter().map(|worker| worker.join().unwrap_or(Ok(0.0))).collect::<Result<Vec<f64>>>()
-    })?;
-    Ok(rates.into_iter().sum())
+/// What the pipeline does with objects of one size, sampled now and then.
+#[derive(Debug)]
+pub(crate) struct Ceiling {
+    direction: Direction,
+    plain: usize,
+    threads: usize,
+    rates: Vec<f64>,
+    last: Option<Instant>,
+}
+
+impl Ceiling {
+    pub(crate) fn new(direction: Direction, size: u64, threads: usize) -> Self {
+        let plain = usize::try_from(size).unwrap_or(usize::MAX).clamp(1, SEGMENT);
+        // An object of one segment has no use for a second thread.
+        let threads = threads.min(size.div_ceil(SEGMENT as u64).try_into().unwrap_or(usize::MAX)).max(1);
+        Self { direction, plain, threads, rates: Vec::new(), last: None }
+    }
+
+    /// Takes a sample, unless the last one is fresh.
+    pub(crate) fn sample(&mut self) -> Result<()> {
+        if self.last.is_some_and(|last| last.elapsed() < PAUSE) {
+            return Ok(());
+        }
+        let (plain, direction) = (self.plain, self.direction);
+        let rates = thread::scope(|scope| {
+            let run = move || Pipeline::new(plain)?.rate(direction);
+            let workers: Vec<_> = (0..self.threads).map(|_| scope.spawn(run)).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap_or(Ok(0.0))).collect::<Result<Vec<f64>>>()
+        })?;
+        self.rates.push(rates.into_iter().sum());
+        self.last = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Bytes of plaintext in a second.
+    pub(crate) fn mean(&self) -> f64 {
+        self.rates.iter().sum::<f64>() / self.rates.len().max(1) as f64
+    }
 }
 
 /// The buffers of one thread.

@@ -9,7 +9,7 @@ use datamesh::runtime::NativeRuntime;
 use datamesh::{Capability, Mesh, Source};
 use futures::StreamExt;
 
-use crate::ceiling::{Direction, ceiling};
+use crate::ceiling::{Ceiling, Direction};
 use crate::generated::Content;
 use crate::nodes::{Cluster, Network};
 
@@ -122,9 +122,8 @@ impl Plan {
         size: u64,
         lost: usize,
     ) -> Result<(), Box<dyn Error>> {
-        let before = ceiling(Direction::Put, size, self.threads)?;
-        let mut watch = Watch::new(size, self.time);
-        while watch.goes_on() {
+        let mut watch = Watch::new(size, self.time, Ceiling::new(Direction::Put, size, self.threads));
+        while watch.goes_on()? {
             if let Some(old) = self.objects.remove(&size) {
                 cluster.client.remove(old).await?;
             }
@@ -132,8 +131,7 @@ impl Plan {
             let receipt = watch.time(request.into_future()).await?;
             self.objects.insert(size, receipt.capability);
         }
-        let after = ceiling(Direction::Put, size, self.threads)?;
-        self.report(watch, "put", lost, (before + after) / 2.0);
+        self.report(cluster, watch, "put", lost);
         Ok(())
     }
 
@@ -146,27 +144,29 @@ impl Plan {
     ) -> Result<(), Box<dyn Error>> {
         let capability = self.objects.get(&size).cloned().ok_or("no object of this size was put")?;
         let direction = Direction::Get { lost };
-        let before = ceiling(direction, size, self.threads)?;
-        let mut watch = Watch::new(size, self.time);
-        while watch.goes_on() {
+        let mut watch = Watch::new(size, self.time, Ceiling::new(direction, size, self.threads));
+        while watch.goes_on()? {
             // Comparing is no part of getting, so the rounds that count check the length alone.
             let compared = watch.is_warm_up() || size > ONCE;
             let content = compared.then_some(&self.content);
             watch.time(get_all(&cluster.client, &capability, size, content)).await?;
         }
-        let after = ceiling(direction, size, self.threads)?;
-        self.report(watch, "get", lost, (before + after) / 2.0);
+        self.report(cluster, watch, "get", lost);
         Ok(())
     }
 
-    fn report(&mut self, watch: Watch, op: &'static str, lost: usize, ceiling: f64) {
-        let row = watch.row(self.network, op, lost, ceiling);
+    fn report(&mut self, cluster: &Cluster, watch: Watch, op: &'static str, lost: usize) {
+        let row = watch.row(self.network, op, lost);
+        let metrics = cluster.client.metrics();
         eprintln!(
-            "{} {op} {} bytes, {lost} stopped: {:.1} MB/s, median {:.3} ms",
+            "{} {op} {} bytes, {lost} stopped: {:.1} MB/s, median {:.3} ms; so far {} hedges, {} of {} segments from parity",
             self.network.name(),
             row.size,
             row.mb_per_s,
-            row.ms_p50
+            row.ms_p50,
+            metrics.hedges,
+            metrics.segments_reconstructed,
+            metrics.segments_decoded,
         );
         self.rows.push(row);
     }
@@ -203,27 +203,32 @@ struct Watch {
     started: Instant,
     times: Vec<Duration>,
     cpu: Duration,
+    ceiling: Ceiling,
 }
 
 impl Watch {
-    fn new(size: u64, limit: Duration) -> Self {
+    fn new(size: u64, limit: Duration, ceiling: Ceiling) -> Self {
         let warm_ups = match size {
             0..=WHOLE => 20,
             _ if size <= ONCE => 1,
             _ => 0,
         };
         reset_peak_memory();
-        Self { size, limit, warm_ups, started: Instant::now(), times: Vec::new(), cpu: Duration::ZERO }
+        let (times, cpu) = (Vec::new(), Duration::ZERO);
+        Self { size, limit, warm_ups, started: Instant::now(), times, cpu, ceiling }
     }
 
     fn is_warm_up(&self) -> bool {
         self.warm_ups > 0
     }
 
-    fn goes_on(&self) -> bool {
+    /// Whether there is another round; before it the ceiling is looked at again from time to time, so that what
+    /// else the machine does weighs on both alike.
+    fn goes_on(&mut self) -> Result<bool, datamesh::Error> {
+        self.ceiling.sample()?;
         let least = if self.size > ONCE { 1 } else { 3 };
         let enough = self.times.len() >= least && self.started.elapsed() >= self.limit;
-        !enough && self.times.len() < MAX_ROUNDS
+        Ok(!enough && self.times.len() < MAX_ROUNDS)
     }
 
     async fn time<T, E>(&mut self, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
@@ -239,7 +244,7 @@ impl Watch {
         Ok(result)
     }
 
-    fn row(mut self, network: Network, op: &'static str, lost: usize, ceiling: f64) -> Row {
+    fn row(mut self, network: Network, op: &'static str, lost: usize) -> Row {
         self.times.sort_unstable();
         let count = self.times.len();
         let at = |share: f64| {
@@ -257,7 +262,7 @@ impl Watch {
             ms_p99: at(0.99),
             cpu_s: self.cpu.as_secs_f64() / count as f64,
             peak_rss_mb: peak_memory().unwrap_or(0) as f64 / 1e6,
-            ceiling_mb_per_s: ceiling / 1e6,
+            ceiling_mb_per_s: self.ceiling.mean() / 1e6,
         }
     }
 }

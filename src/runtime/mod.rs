@@ -4,6 +4,7 @@
 //! `tokio`) puts tasks, jobs and timers on a Tokio runtime that the program already has.
 
 mod native;
+mod timers;
 #[cfg(feature = "tokio")]
 mod tokio;
 

@@ -12,17 +12,17 @@ use std::thread::{self, Thread};
 
 use async_channel::{Receiver, Sender};
 use async_executor::Executor;
-use async_io::Timer;
 use datamesh_core::ports::{Instant, Job, Runtime, Task, Timestamp};
 use datamesh_core::{Error, Result};
 use futures::FutureExt;
 
+use super::timers::Timers;
 use super::{MAX_QUEUED_JOBS, default_parallelism, fill_random, lock, run, too_many_jobs, wall_time};
 
 /// A runtime with threads of its own: some that drive futures, some that run jobs.
 ///
 /// There are as many of each as the machine has cores, 2 at least and 8 at most, named
-/// `datamesh-exec-0` and `datamesh-cpu-0` and so on. Dropping the runtime ends them without waiting for
+/// `datamesh-exec-0` and `datamesh-cpu-0` and so on, and one for timers. Dropping the runtime ends them without waiting for
 /// them: jobs that were accepted still run, futures that are not done are dropped. It may be dropped on
 /// one of its own threads.
 pub struct NativeRuntime {
@@ -36,6 +36,7 @@ pub struct NativeRuntime {
 /// What the threads need; they hold no [`NativeRuntime`], so that it can go.
 struct Shared {
     executor: Executor<'static>,
+    timers: Arc<Timers>,
     jobs: Mutex<Jobs>,
     /// A job came, or the runtime went.
     changed: Condvar,
@@ -75,6 +76,7 @@ impl NativeRuntime {
         let runtime = Self {
             shared: Arc::new(Shared {
                 executor: Executor::new(),
+                timers: Arc::default(),
                 jobs: Mutex::default(),
                 changed: Condvar::new(),
             }),
@@ -88,6 +90,8 @@ impl NativeRuntime {
             let shared = runtime.shared.clone();
             spawn_thread(format!("datamesh-cpu-{index}"), move || shared.run_jobs())?;
         }
+        let timers = Arc::clone(&runtime.shared.timers);
+        spawn_thread("datamesh-timers".to_owned(), move || timers.run())?;
         Ok(runtime)
     }
 }
@@ -96,6 +100,7 @@ impl Drop for NativeRuntime {
     fn drop(&mut self) {
         lock(&self.shared.jobs).closed = true;
         self.shared.changed.notify_all();
+        self.shared.timers.close();
     }
 }
 
@@ -128,7 +133,7 @@ impl Runtime for NativeRuntime {
             return Box::pin(std::future::ready(()));
         }
         match self.start.checked_add(deadline.since_start()) {
-            Some(when) => Box::pin(Timer::at(when).map(drop)),
+            Some(when) => Box::pin(self.shared.timers.sleep_until(when)),
             // Later than the clock can tell.
             None => Box::pin(std::future::pending()),
         }
@@ -182,7 +187,7 @@ fn spawn_thread(name: String, body: impl FnOnce() + Send + 'static) -> Result<()
 
 /// Polls a future on this thread until it is done, and parks in between.
 ///
-/// Timers are woken by the reactor's own thread, so a wake-up here is one futex call.
+/// Timers are woken by a thread of their own, so a wake-up here is one futex call.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let signal = Arc::new(Signal { thread: thread::current(), woken: AtomicBool::new(false) });
     let waker = Waker::from(signal.clone());

@@ -19,9 +19,12 @@ use crate::observe::{Event, count};
 use crate::peers::unexpected;
 use crate::placement::{CallClass, rank};
 
-/// What asking for a parity shard costs in the choice of holders: about the time of a decode, so that parity is
-/// asked for where a data shard's holder is clearly slower.
-const PARITY_COST: Duration = Duration::from_millis(3);
+/// What asking for a parity shard costs in the choice of holders, beside its latency: a decode takes CPU that a busy
+/// machine has not, so parity is asked for only where a data shard's holder is several times slower.
+const PARITY_COST: Duration = Duration::from_millis(5);
+
+/// How many times a parity shard's latency counts.
+const PARITY_FACTOR: u32 = 3;
 
 /// What an earlier failure of a holder, in this read, costs in the choice.
 const FAILED_COST: Duration = Duration::from_secs(600);
@@ -234,7 +237,7 @@ impl ExtentReader {
         let cost = |(index, node): &(usize, NodeId)| {
             let mut cost = self.engine.peers.score(node);
             if *index >= data {
-                cost += PARITY_COST;
+                cost = cost.saturating_mul(PARITY_FACTOR).saturating_add(PARITY_COST);
             }
             if known.failed.contains(node) || known.lacking.contains(&(*index, *node)) {
                 cost += FAILED_COST;

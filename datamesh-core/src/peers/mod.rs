@@ -21,9 +21,6 @@ const AVOIDED_FOR: Duration = Duration::from_secs(5);
 /// it, so this matters only for transports that do not tell of connections.
 const DOWN_FOR: Duration = Duration::from_secs(60);
 
-/// Bodies from this length on count as bulk, in bytes.
-const BULK_LEN: usize = 16 << 10;
-
 /// The local node and the peers that it can ask.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -249,11 +246,7 @@ impl Peers {
         if node == self.local {
             return self.runtime.timeout(limit, self.node.handle(node, request, body)).await;
         }
-        let class = if body.len() >= BULK_LEN || matches!(request, Request::ReadShard { .. }) {
-            CallClass::Bulk
-        } else {
-            CallClass::Small
-        };
+        let class = class_of(&request, &body);
         let started = self.runtime.now();
         let answer = self.carry(node, Message { head: request.encode(), body }, limit).await;
         let answer = answer.and_then(|message| Ok((Reply::decode(&message.head)?, message.body)));
@@ -277,13 +270,16 @@ impl Peers {
         Err(failed)
     }
 
-    fn note(&self, node: NodeId, class: CallClass, started: Instant, error: Option<&Error>) {
+    fn note(&self, node: NodeId, class: Option<CallClass>, started: Instant, error: Option<&Error>) {
         let now = self.runtime.now();
         let mut state = self.state();
         let timing = state.timing.entry(node).or_default();
         match error {
             None => {
-                timing.record_success(class, now - started);
+                match class {
+                    Some(class) => timing.record_success(class, now - started),
+                    None => timing.record_untimed_success(),
+                }
                 state.down.remove(&node);
             }
             Some(error) => {
@@ -296,6 +292,16 @@ impl Peers {
                 }
             }
         }
+    }
+}
+
+/// What a call's time tells of the answers to come. Whoever takes data in waits for its disk, or for other puts: that
+/// says nothing of how fast it gives data out, and readers choose by these times.
+fn class_of(request: &Request, body: &Bytes) -> Option<CallClass> {
+    match request {
+        Request::ReadShard { .. } => Some(CallClass::Bulk),
+        _ if body.is_empty() => Some(CallClass::Small),
+        _ => None,
     }
 }
 

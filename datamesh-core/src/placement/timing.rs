@@ -55,6 +55,11 @@ impl PeerTiming {
             ring.pop_front();
         }
         ring.push_back(latency);
+        self.record_untimed_success();
+    }
+
+    /// An answer came, and how long it took tells nothing. It halves what recent failures weigh.
+    pub fn record_untimed_success(&mut self) {
         self.successes = self.successes.saturating_add(1);
         self.penalty /= 2;
     }

@@ -10,11 +10,11 @@ use bytes::Bytes;
 /// Buffers smaller than this are left to the allocator, which is fast with them.
 const SMALLEST: usize = 32 << 10;
 
-/// Buffers kept for reuse: enough for the pooled streams of a dozen peers.
-const KEPT: usize = 64;
+/// Buffers kept for reuse: as many shards as one put or get has under way at a time.
+const KEPT: usize = 32;
 
-/// Bytes kept for reuse, so that a burst of large messages does not stay in memory: 16 MiB.
-const KEPT_BYTES: usize = 16 << 20;
+/// Bytes kept for reuse, so that a burst of large messages does not stay in memory: 8 MiB.
+const KEPT_BYTES: usize = 8 << 20;
 
 /// Buffers to lease. A clone shares them.
 #[derive(Debug, Clone, Default)]

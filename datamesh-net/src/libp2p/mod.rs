@@ -10,12 +10,14 @@
 //! - **What is bounded.** See [`Limits`].
 
 mod behaviour;
+mod buffered;
 mod buffers;
 mod call;
 mod config;
 mod driver;
 mod frame;
 mod handler;
+mod muxer;
 mod names;
 mod peers;
 mod proof;

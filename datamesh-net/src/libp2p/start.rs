@@ -7,11 +7,13 @@ use datamesh_core::{Error, ErrorKind, Result};
 use futures::channel::oneshot;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{Multiaddr, Swarm, SwarmBuilder, connection_limits, noise, ping, tcp, yamux};
+use libp2p::{Multiaddr, Swarm, SwarmBuilder, connection_limits, noise, ping, tcp};
 
 use super::behaviour::{Behaviour, Mesh};
+use super::buffered::Buffered;
 use super::config::{Libp2pConfig, Limits};
 use super::driver::{Commands, Driver, EndGuard};
+use super::muxer::Yamux;
 use super::names;
 use super::peers::Shared;
 use super::proof::{self, ProofKey};
@@ -77,10 +79,11 @@ async fn open(
 
 fn swarm(keys: Keypair, config: &Libp2pConfig, shared: &Arc<Shared>) -> Result<Swarm<Behaviour>> {
     let prologue = proof::noise_prologue(&config.mesh_key);
-    let security = |keys: &Keypair| noise::Config::new(keys).map(|noise| noise.with_prologue(prologue));
+    let security =
+        |keys: &Keypair| noise::Config::new(keys).map(|noise| Buffered(noise.with_prologue(prologue)));
     let builder = SwarmBuilder::with_existing_identity(keys)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), security, yamux::Config::default)
+        .with_tcp(tcp::Config::default().nodelay(true), security, || Yamux)
         .map_err(|error| invalid("the node's key does not sign", error))?;
     #[cfg(feature = "quic")]
     let builder = builder.with_quic_config(|mut quic| {

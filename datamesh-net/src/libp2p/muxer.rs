@@ -1,0 +1,130 @@
+//! Yamux with frames that suit shards, and a bound on what a connection buffers.
+//!
+//! libp2p's own wiring of Yamux sends 16 KiB at a time, which costs a cipher message, a system call and a wake-up
+//! each, and lets a peer fill windows of 1 GiB.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::iter;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready as ready_or_return};
+
+use futures::io::{AsyncRead, AsyncWrite};
+use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
+use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
+use yamux::{Config, Connection, ConnectionError, Mode, Stream};
+
+/// The most that one frame carries: with its header it fits one Noise message of 63 KiB.
+const FRAME_LEN: usize = 62 << 10;
+
+/// Streams on a connection, both ways together: those for requests of both ends, and a few for pings and proofs.
+const MAX_STREAMS: usize = 256;
+
+/// What the windows of a connection's streams may grow to together; no less than each stream's first 256 KiB.
+const MAX_WINDOW: usize = MAX_STREAMS * (256 << 10);
+
+/// Streams that a peer opened and the swarm has not taken yet. More are reset.
+const MAX_WAITING: usize = MAX_STREAMS;
+
+/// The upgrade of a proved connection to many streams.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Yamux;
+
+impl Yamux {
+    fn start<C: AsyncRead + AsyncWrite + Unpin>(io: C, mode: Mode) -> Muxer<C> {
+        let mut config = Config::default();
+        config.set_split_send_size(FRAME_LEN);
+        config.set_max_num_streams(MAX_STREAMS);
+        config.set_max_connection_receive_window(Some(MAX_WINDOW));
+        Muxer { connection: Connection::new(io, config, mode), waiting: VecDeque::new(), waker: None }
+    }
+}
+
+impl UpgradeInfo for Yamux {
+    type Info = &'static str;
+    type InfoIter = iter::Once<&'static str>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        iter::once("/yamux/1.0.0")
+    }
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> InboundConnectionUpgrade<C> for Yamux {
+    type Output = Muxer<C>;
+    type Error = Infallible;
+    type Future = Ready<Result<Muxer<C>, Infallible>>;
+
+    fn upgrade_inbound(self, io: C, _: Self::Info) -> Self::Future {
+        ready(Ok(Self::start(io, Mode::Server)))
+    }
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> OutboundConnectionUpgrade<C> for Yamux {
+    type Output = Muxer<C>;
+    type Error = Infallible;
+    type Future = Ready<Result<Muxer<C>, Infallible>>;
+
+    fn upgrade_outbound(self, io: C, _: Self::Info) -> Self::Future {
+        ready(Ok(Self::start(io, Mode::Client)))
+    }
+}
+
+/// One connection's streams.
+pub(super) struct Muxer<C> {
+    connection: Connection<C>,
+    /// Streams that came while the connection was driven for another's sake.
+    waiting: VecDeque<Stream>,
+    waker: Option<Waker>,
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
+    /// Drives the connection until a stream comes in.
+    fn poll_connection(&mut self, context: &mut Context<'_>) -> Poll<Result<Stream, ConnectionError>> {
+        self.connection.poll_next_inbound(context).map(|next| next.unwrap_or(Err(ConnectionError::Closed)))
+    }
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
+    type Substream = Stream;
+    type Error = ConnectionError;
+
+    fn poll_inbound(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Stream, ConnectionError>> {
+        if let Some(stream) = self.waiting.pop_front() {
+            return Poll::Ready(Ok(stream));
+        }
+        let polled = self.poll_connection(context);
+        if polled.is_pending() {
+            self.waker = Some(context.waker().clone());
+        }
+        polled
+    }
+
+    fn poll_outbound(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Stream, ConnectionError>> {
+        self.connection.poll_new_outbound(context)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+        self.connection.poll_close(context)
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<StreamMuxerEvent, ConnectionError>> {
+        let stream = ready_or_return!(self.poll_connection(context))?;
+        if self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back(stream);
+            self.waker.take().into_iter().for_each(Waker::wake);
+        }
+        // There may be more to drive, and others get their turn before.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
