@@ -146,6 +146,27 @@ fn a_damaged_records_file_is_a_typed_error_or_right_answers() {
 }
 
 #[test]
+fn volumes_without_their_records_file_are_kept_and_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (id, bytes) = blob(1);
+    block_on(async {
+        store.write_blob(id, bytes.clone()).await.unwrap();
+        store.commit(Batch::new()).await.unwrap();
+        store.close().await.unwrap();
+    });
+    let records = directory.path().join("records.redb");
+    let kept = directory.path().join("kept");
+    std::fs::rename(&records, &kept).unwrap();
+    assert_eq!(kind(DiskStore::open(directory.path(), options())), ErrorKind::Corrupt);
+    std::fs::write(&records, b"").unwrap();
+    assert_eq!(kind(DiskStore::open(directory.path(), options())), ErrorKind::Corrupt);
+    std::fs::rename(&kept, &records).unwrap();
+    let store = open(directory.path());
+    assert_eq!(block_on(store.read_blob(id)).unwrap(), Some(bytes));
+}
+
+#[test]
 fn space_comes_back() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());

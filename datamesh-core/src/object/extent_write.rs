@@ -59,9 +59,6 @@ struct State {
     took: Option<Duration>,
 }
 
-/// A node and the shard indexes that it holds.
-type Holding = (NodeId, Vec<u8>);
-
 /// What a clean-up has to take back of one extent.
 #[derive(Debug)]
 pub(super) struct Leftovers {

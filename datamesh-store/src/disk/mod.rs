@@ -131,6 +131,7 @@ impl DiskStore {
         options: DiskOptions,
     ) -> Result<Self> {
         options.check()?;
+        open::begin_again(&*files, &records)?;
         let writer = open::prepare(files, Box::new(records), &options)?;
         Self::start(PathBuf::new(), writer, &options, Box::new(()))
     }

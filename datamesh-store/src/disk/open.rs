@@ -31,13 +31,38 @@ pub(crate) fn lock(directory: &Path) -> Result<File> {
     }
 }
 
-/// The files of a store in this directory.
+/// The files of a store in this directory, made where there is none.
 pub(crate) fn ports(directory: &Path) -> Result<(Arc<dyn Files>, Box<dyn StorageBackend>)> {
     let files = OsFiles::open(directory.join("volumes"))
         .map_err(|error| Error::io("the directory of volumes could not be opened", error))?;
-    let backend = index::file_backend(&directory.join("records.redb"))?;
-    sync_directory(directory).map_err(|error| Error::io("the directory could not be synced", error))?;
-    Ok((Arc::new(files), backend))
+    let records = directory.join("records.redb");
+    match std::fs::metadata(&records) {
+        Ok(metadata) if metadata.len() > 0 => {}
+        Ok(_) => return Err(index::corrupt("the records file is empty")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_records(&files, directory, &records)?,
+        Err(error) => return Err(Error::io("the records file could not be inspected", error)),
+    }
+    Ok((Arc::new(files), index::file_backend(&records)?))
+}
+
+/// Makes the records file under another name and gives it its own when it is complete: a records file that
+/// cannot be read is then always damage, and never the beginning of a store.
+fn make_records(files: &OsFiles, directory: &Path, records: &Path) -> Result<()> {
+    let listed = files.list().map_err(|error| Error::io("the volumes could not be listed", error))?;
+    if listed.iter().any(|(name, _)| volume::parse_file_name(name).is_some()) {
+        return Err(index::corrupt("there are volumes and no records file"));
+    }
+    let cannot = |error| Error::io("the records file could not be made", error);
+    let temporary = directory.join("records.redb.new");
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
+        _ => {}
+    }
+    let backend = TrackedBackend::new(index::file_backend(&temporary)?).map_err(cannot)?;
+    drop(index::open(backend, 1 << 20)?);
+    File::open(&temporary).and_then(|file| file.sync_all()).map_err(cannot)?;
+    std::fs::rename(&temporary, records).map_err(cannot)?;
+    sync_directory(directory).map_err(cannot)
 }
 
 /// Opens the records file, sweeps what no commit named, and gives the writer of the store.
@@ -46,8 +71,6 @@ pub(crate) fn prepare(
     backend: Box<dyn StorageBackend>,
     options: &DiskOptions,
 ) -> Result<Writer> {
-    begin_again(&*files, &*backend)
-        .map_err(|error| Error::io("the records file could not be begun again", error))?;
     let backend =
         TrackedBackend::new(backend).map_err(|error| Error::io("the records file has no length", error))?;
     let records = backend.length();
@@ -64,11 +87,17 @@ pub(crate) fn prepare(
     Ok(Writer::new(shared, store, options.volume_bytes, volumes))
 }
 
-/// Empties a records file that a crash left half made, so that it is made anew.
+/// Empties a records medium that a crash left half made, so that it is made anew: for media without names,
+/// where a file cannot be made under another one.
 ///
 /// redb writes the magic number last of all when it makes a file, after a sync of the rest; zeros in its place
 /// mean that nothing was ever committed. Where there are volumes something was, and the file is damaged.
-fn begin_again(files: &dyn Files, records: &dyn StorageBackend) -> io::Result<()> {
+pub(crate) fn begin_again(files: &dyn Files, records: &dyn StorageBackend) -> Result<()> {
+    let begin = || begin_again_where_empty(files, records);
+    begin().map_err(|error| Error::io("the records medium could not be begun again", error))
+}
+
+fn begin_again_where_empty(files: &dyn Files, records: &dyn StorageBackend) -> io::Result<()> {
     let mut magic = [0; 9];
     let length = records.len()?;
     let known = usize::try_from(length).unwrap_or(usize::MAX).min(magic.len());
