@@ -21,8 +21,9 @@ const FRAME_LEN: usize = 62 << 10;
 /// Streams on a connection, both ways together: those for requests of both ends, and a few for pings and proofs.
 const MAX_STREAMS: usize = 256;
 
-/// What the windows of a connection's streams may grow to together; no less than each stream's first 256 KiB.
-const MAX_WINDOW: usize = MAX_STREAMS * (256 << 10);
+/// What the windows of a connection's streams may grow to together: each begins with 256 KiB, which a shard with its
+/// head just exceeds, and those in use share as much again.
+const MAX_WINDOW: usize = 2 * MAX_STREAMS * (256 << 10);
 
 /// Streams that a peer opened and the swarm has not taken yet. More are reset.
 const MAX_WAITING: usize = MAX_STREAMS;
