@@ -1,4 +1,5 @@
 //! What cannot work says why: each cause has its own error kind.
+#![cfg(feature = "disk")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper that fails fails its test")]
 
 mod common;

@@ -1,4 +1,5 @@
 //! Futures are dropped at many points, and meshes are shut down in the middle of things.
+#![cfg(feature = "disk")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper that fails fails its test")]
 
 mod common;
