@@ -7,7 +7,7 @@
 //!
 //! Everybody on a machine can read the arguments of its processes. So the ticket may come from the environment
 //! (`DATAMESH_TICKET`), and `-` in place of a capability reads it from the standard input.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to the person who runs it")]
+#![allow(clippy::print_stderr, reason = "an example talks to the person who runs it")]
 
 use std::error::Error;
 use std::io::{self, BufRead, Write};
@@ -25,6 +25,13 @@ use futures::future::{self, Either};
 use indicatif::{ProgressBar, ProgressStyle};
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+/// Prints a line. Nobody may be there any more to read it, which does not stop a node.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        let _ = writeln!(io::stdout(), $($line)*);
+    }};
+}
 
 /// How long a client tries before it gives a small request up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -152,20 +159,20 @@ async fn serve(
             Either::Right((Some(event), _)) => tell(&mesh, &event),
         }
     }
-    say("stopping");
+    say!("stopping");
     mesh.shutdown().await?;
-    say("stopped");
+    say!("stopped");
     Ok(())
 }
 
 fn introduce(mesh: &Mesh, data: &Path) -> Result<()> {
-    say(&format!("node    {}", mesh.node_id()));
-    say(&format!("data    {}", data.display()));
+    say!("node    {}", mesh.node_id());
+    say!("data    {}", data.display());
     for address in mesh.addresses() {
-        say(&format!("listens {address}"));
+        say!("listens {address}");
     }
-    say(&format!("ticket  {}", mesh.ticket()?.to_text().as_str()));
-    say("Whoever has the ticket can join. Ctrl-C stops the node.");
+    say!("ticket  {}", mesh.ticket()?.to_text().as_str());
+    say!("Whoever has the ticket can join. Ctrl-C stops the node.");
     Ok(())
 }
 
@@ -175,18 +182,13 @@ fn tell(mesh: &Mesh, event: &Event) {
         format!("{} of {} members connected", nodes.iter().filter(|node| node.connected).count(), nodes.len())
     };
     match event {
-        Event::NodeUp(node) => say(&format!("up      {}, {}", node.fmt_short(), members())),
-        Event::NodeDown(node) => say(&format!("down    {}, {}", node.fmt_short(), members())),
-        Event::Member(node) => say(&format!("member  {}, {}", node.fmt_short(), members())),
-        Event::CorruptShard(shard) => say(&format!("damaged shard {} on this disk", shard.fmt_short())),
-        Event::Refused(text) => say(&format!("refused {text}")),
+        Event::NodeUp(node) => say!("up      {}, {}", node.fmt_short(), members()),
+        Event::NodeDown(node) => say!("down    {}, {}", node.fmt_short(), members()),
+        Event::Member(node) => say!("member  {}, {}", node.fmt_short(), members()),
+        Event::CorruptShard(shard) => say!("damaged shard {} on this disk", shard.fmt_short()),
+        Event::Refused(text) => say!("refused {text}"),
         _ => {}
     }
-}
-
-/// Prints a line; nobody may be there any more to read it, which does not stop a node.
-fn say(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
 }
 
 async fn act(mesh: &Mesh, command: Command) -> Result<()> {
@@ -195,12 +197,12 @@ async fn act(mesh: &Mesh, command: Command) -> Result<()> {
         Command::Get { capability, out } => get(mesh, &read_capability(&capability)?, &out).await,
         Command::Stat { capability } => {
             let stat = mesh.stat(read_capability(&capability)?).deadline(PATIENCE).await?;
-            println!("object      {}", stat.object);
-            println!("length      {} bytes", stat.len);
-            println!("redundancy  {}", stat.redundancy);
-            println!("media type  {}", stat.media_type.as_deref().unwrap_or("-"));
+            say!("object      {}", stat.object);
+            say!("length      {} bytes", stat.len);
+            say!("redundancy  {}", stat.redundancy);
+            say!("media type  {}", stat.media_type.as_deref().unwrap_or("-"));
             for (key, value) in &stat.metadata {
-                println!("{key:<11} {value}");
+                say!("{key:<11} {value}");
             }
             Ok(())
         }
@@ -210,9 +212,9 @@ async fn act(mesh: &Mesh, command: Command) -> Result<()> {
         }
         Command::Remove { capability } => {
             let removal = mesh.remove(read_capability(&capability)?).deadline(PATIENCE).await?;
-            println!("removed from {} nodes", removal.nodes);
+            say!("removed from {} nodes", removal.nodes);
             for node in removal.unreached {
-                println!("not told: {node}; what it holds stays until it is told");
+                say!("not told: {node}; what it holds stays until it is told");
             }
             Ok(())
         }
@@ -243,7 +245,8 @@ async fn put(mesh: &Mesh, file: &Path) -> Result<()> {
         if receipt.holders.is_empty() { receipt.manifest_holders.len() } else { receipt.holders.len() };
     eprintln!("{}, on {holders} nodes, margin {}", speed(receipt.len, began.elapsed()), receipt.margin);
     eprintln!("its own capability, which reads and removes it:");
-    println!("{}", receipt.capability.to_text().as_str());
+    // Without it nobody can read the object, so this must not fail in silence.
+    writeln!(io::stdout(), "{}", receipt.capability.to_text().as_str())?;
     Ok(())
 }
 
@@ -260,11 +263,11 @@ async fn get(mesh: &Mesh, capability: &Capability, out: &Path) -> Result<()> {
 
 fn print_health(explanation: &Explanation) {
     let health = &explanation.health;
-    println!("object      {}", health.object);
-    println!("redundancy  {}", health.redundancy);
+    say!("object      {}", health.object);
+    say!("redundancy  {}", health.redundancy);
     match health.margin {
-        Some(margin) => println!("margin      {margin} of {}", health.expected_margin),
-        None => println!("margin      none: it cannot be read now"),
+        Some(margin) => say!("margin      {margin} of {}", health.expected_margin),
+        None => say!("margin      none: it cannot be read now"),
     }
     for (node, without) in &explanation.without {
         let indexes = |extent: &datamesh::ExtentHealth| {
@@ -279,7 +282,7 @@ fn print_health(explanation: &Explanation) {
         let left = without
             .map_or("unreadable without it".to_owned(), |margin| format!("margin {margin} without it"));
         let silent = if health.unreached.contains(node) { ", did not answer" } else { "" };
-        println!("{}  {shards} shards{manifest}; {left}{silent}", node.fmt_short());
+        say!("{}  {shards} shards{manifest}; {left}{silent}", node.fmt_short());
     }
 }
 
