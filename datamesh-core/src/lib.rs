@@ -13,6 +13,8 @@ mod object;
 mod observe;
 mod peers;
 pub mod placement;
+#[doc(hidden)]
+pub mod planted;
 pub mod ports;
 #[cfg(feature = "testing")]
 #[expect(
