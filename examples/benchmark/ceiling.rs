@@ -1,4 +1,4 @@
-//! What the pure pipeline can do: seal, code and hash, and back, with nothing around it.
+//! What the pure pipeline can do with the same bytes: read, seal, code and hash, and back, with nothing around it.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use datamesh::ports::{CryptoSuite, ErasureCode};
 use datamesh::store::ReedSolomon;
 use datamesh::{ChaChaSuite, Redundancy, Result};
+
+use crate::generated::Content;
 
 /// The length of a segment.
 const SEGMENT: usize = 1 << 20;
@@ -18,6 +20,10 @@ const TIME: Duration = Duration::from_millis(100);
 
 /// How long the time between two samples is at least.
 const PAUSE: Duration = Duration::from_millis(400);
+
+/// How many segments the threads take in turn, where an object has so many. They do not fit a core's cache, as the
+/// segments of a large object do not; with one segment over and over the caches would do the work of the memory.
+const SEGMENTS: usize = 24;
 
 const CODE: Redundancy = Redundancy::STANDARD;
 
@@ -39,16 +45,22 @@ pub(crate) struct Ceiling {
     direction: Direction,
     plain: usize,
     threads: usize,
+    /// How many segments each thread takes in turn.
+    segments: usize,
+    content: Content,
     rates: Vec<f64>,
     last: Option<Instant>,
 }
 
 impl Ceiling {
-    pub(crate) fn new(direction: Direction, size: u64, threads: usize) -> Self {
+    pub(crate) fn new(direction: Direction, size: u64, threads: usize, content: &Content) -> Self {
         let plain = usize::try_from(size).unwrap_or(usize::MAX).clamp(1, SEGMENT);
+        let segments =
+            usize::try_from(size.div_ceil(SEGMENT as u64)).unwrap_or(usize::MAX).clamp(1, SEGMENTS);
         // An object of one segment has no use for a second thread.
-        let threads = threads.min(size.div_ceil(SEGMENT as u64).try_into().unwrap_or(usize::MAX)).max(1);
-        Self { direction, plain, threads, rates: Vec::new(), last: None }
+        let threads = threads.clamp(1, segments);
+        let segments = segments.div_ceil(threads);
+        Self { direction, plain, threads, segments, content: content.clone(), rates: Vec::new(), last: None }
     }
 
     /// Takes a sample, unless the last one is fresh.
@@ -56,9 +68,8 @@ impl Ceiling {
         if self.last.is_some_and(|last| last.elapsed() < PAUSE) {
             return Ok(());
         }
-        let (plain, direction) = (self.plain, self.direction);
         let rates = thread::scope(|scope| {
-            let run = move || Pipeline::new(plain)?.rate(direction);
+            let run = || Pipeline::new(self.plain, self.segments, self.content.clone())?.rate(self.direction);
             let workers: Vec<_> = (0..self.threads).map(|_| scope.spawn(run)).collect();
             workers.into_iter().map(|worker| worker.join().unwrap_or(Ok(0.0))).collect::<Result<Vec<f64>>>()
         })?;
@@ -77,47 +88,50 @@ impl Ceiling {
 struct Pipeline {
     suite: ChaChaSuite,
     code: ReedSolomon,
+    content: Content,
     plain: usize,
     shard: usize,
-    stripe: Vec<u8>,
+    stripes: Vec<Vec<u8>>,
     out: Vec<u8>,
     tag: [u8; TAG],
 }
 
 impl Pipeline {
-    fn new(plain: usize) -> Result<Self> {
+    fn new(plain: usize, segments: usize, content: Content) -> Result<Self> {
         let shard = (plain + TAG).div_ceil(CODE.data()).next_multiple_of(64);
         let mut pipeline = Self {
             suite: ChaChaSuite,
             code: ReedSolomon::new(),
+            content,
             plain,
             shard,
-            stripe: vec![7; shard * CODE.total()],
+            stripes: vec![vec![7; shard * CODE.total()]; segments],
             out: vec![7; shard * CODE.data()],
             tag: [0; TAG],
         };
-        pipeline.put()?;
+        (0..segments).try_for_each(|number| pipeline.put(number))?;
         Ok(pipeline)
     }
 
     fn rate(&mut self, direction: Direction) -> Result<f64> {
-        let run = |pipeline: &mut Self, number| match direction {
-            Direction::Put => pipeline.put(),
-            Direction::Get { lost } => pipeline.get(lost, number),
-        };
-        run(self, 0)?;
         let started = Instant::now();
         let mut segments = 0;
         while started.elapsed() < TIME {
-            run(self, segments)?;
+            match direction {
+                Direction::Put => self.put(segments)?,
+                Direction::Get { lost } => self.get(lost, segments)?,
+            }
             segments += 1;
         }
         Ok((segments * self.plain) as f64 / started.elapsed().as_secs_f64())
     }
 
-    fn put(&mut self) -> Result<()> {
-        let (data, parity) = self.stripe.split_at_mut(self.shard * CODE.data());
+    fn put(&mut self, number: usize) -> Result<()> {
+        let turn = number % self.stripes.len();
+        let Some(stripe) = self.stripes.get_mut(turn) else { return Ok(()) };
+        let (data, parity) = stripe.split_at_mut(self.shard * CODE.data());
         let (plain, rest) = data.split_at_mut(self.plain);
+        self.content.copy_to(turn as u64 * SEGMENT as u64, plain);
         self.tag = self.suite.seal(&[1; 32], &[2; 12], &[], plain)?;
         if let Some(tag) = rest.first_chunk_mut() {
             *tag = self.tag;
@@ -125,15 +139,16 @@ impl Pipeline {
         let data: Vec<&[u8]> = data.chunks_exact(self.shard).collect();
         let mut parity: Vec<&mut [u8]> = parity.chunks_exact_mut(self.shard).collect();
         self.code.encode(CODE, &data, &mut parity)?;
-        self.stripe.chunks_exact(self.shard).for_each(hash);
+        stripe.chunks_exact(self.shard).for_each(hash);
         Ok(())
     }
 
     fn get(&mut self, lost: usize, number: usize) -> Result<()> {
         let gone = |index: usize| (0..lost).any(|which| (number + which * (1 + number / 6 % 5)) % 6 == index);
+        let Some(stripe) = self.stripes.get(number % self.stripes.len()) else { return Ok(()) };
         let mut left = CODE.data();
         let mut shards: Vec<Option<&[u8]>> = Vec::new();
-        for (index, shard) in self.stripe.chunks_exact(self.shard).enumerate() {
+        for (index, shard) in stripe.chunks_exact(self.shard).enumerate() {
             let wanted = left > 0 && !gone(index);
             left -= usize::from(wanted);
             shards.push(wanted.then_some(shard));
@@ -151,8 +166,9 @@ impl Pipeline {
             self.code.reconstruct(CODE, &shards, &mut missing)?;
             missing.iter().for_each(|shard| hash(shard));
         }
-        let (plain, _) = self.out.split_at_mut(self.plain);
-        self.suite.open(&[1; 32], &[2; 12], &[], plain, &self.tag)
+        let (plain, rest) = self.out.split_at_mut(self.plain);
+        let tag = rest.first_chunk().unwrap_or(&self.tag);
+        self.suite.open(&[1; 32], &[2; 12], &[], plain, tag)
     }
 }
 

@@ -45,6 +45,18 @@ impl Content {
         true
     }
 
+    /// Copies what is at this position.
+    pub(crate) fn copy_to(&self, mut position: u64, mut bytes: &mut [u8]) {
+        while !bytes.is_empty() {
+            let from = self.from(position);
+            let count = from.len().min(bytes.len());
+            let (head, rest) = bytes.split_at_mut(count);
+            head.copy_from_slice(from.get(..count).unwrap_or_default());
+            position += count as u64;
+            bytes = rest;
+        }
+    }
+
     /// Reads the first `len` bytes.
     pub(crate) fn reader(&self, len: u64) -> Reader {
         Reader { content: self.clone(), position: 0, len }

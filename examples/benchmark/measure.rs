@@ -122,7 +122,8 @@ impl Plan {
         size: u64,
         lost: usize,
     ) -> Result<(), Box<dyn Error>> {
-        let mut watch = Watch::new(size, self.time, Ceiling::new(Direction::Put, size, self.threads));
+        let mut watch =
+            Watch::new(size, self.time, Ceiling::new(Direction::Put, size, self.threads, &self.content));
         while watch.goes_on()? {
             if let Some(old) = self.objects.remove(&size) {
                 cluster.client.remove(old).await?;
@@ -144,7 +145,8 @@ impl Plan {
     ) -> Result<(), Box<dyn Error>> {
         let capability = self.objects.get(&size).cloned().ok_or("no object of this size was put")?;
         let direction = Direction::Get { lost };
-        let mut watch = Watch::new(size, self.time, Ceiling::new(direction, size, self.threads));
+        let mut watch =
+            Watch::new(size, self.time, Ceiling::new(direction, size, self.threads, &self.content));
         while watch.goes_on()? {
             // Comparing is no part of getting, so the rounds that count check the length alone.
             let compared = watch.is_warm_up() || size > ONCE;
@@ -203,6 +205,7 @@ struct Watch {
     started: Instant,
     times: Vec<Duration>,
     cpu: Duration,
+    peak: u64,
     ceiling: Ceiling,
 }
 
@@ -213,9 +216,8 @@ impl Watch {
             _ if size <= ONCE => 1,
             _ => 0,
         };
-        reset_peak_memory();
         let (times, cpu) = (Vec::new(), Duration::ZERO);
-        Self { size, limit, warm_ups, started: Instant::now(), times, cpu, ceiling }
+        Self { size, limit, warm_ups, started: Instant::now(), times, cpu, peak: 0, ceiling }
     }
 
     fn is_warm_up(&self) -> bool {
@@ -232,8 +234,11 @@ impl Watch {
     }
 
     async fn time<T, E>(&mut self, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        // The ceiling's buffers are no part of the peak: it is looked at between two rounds.
+        reset_peak_memory();
         let (cpu, started) = (cpu_time(), Instant::now());
         let result = work.await?;
+        self.peak = self.peak.max(peak_memory().unwrap_or(0));
         if self.warm_ups > 0 {
             self.warm_ups -= 1;
             self.started = Instant::now();
@@ -261,7 +266,7 @@ impl Watch {
             ms_p50: at(0.5),
             ms_p99: at(0.99),
             cpu_s: self.cpu.as_secs_f64() / count as f64,
-            peak_rss_mb: peak_memory().unwrap_or(0) as f64 / 1e6,
+            peak_rss_mb: self.peak as f64 / 1e6,
             ceiling_mb_per_s: self.ceiling.mean() / 1e6,
         }
     }
