@@ -16,6 +16,8 @@ pub mod placement;
 #[doc(hidden)]
 pub mod planted;
 pub mod ports;
+#[cfg(feature = "sim")]
+pub mod sim;
 #[cfg(feature = "testing")]
 #[expect(
     clippy::disallowed_methods,

@@ -1,0 +1,23 @@
+//! A mesh in virtual time: the code that ships, on one thread, with a network and disks that misbehave.
+//!
+//! A [`SimMesh`] is a mesh of nodes whose time, tasks, randomness, network and disks are simulated; everything else of
+//! them is what runs in production. One seed decides everything that happens, so a failure that was seen once can be
+//! seen again. An application tests itself on it under partitions, crashes and decay that would take months to come
+//! by otherwise; the engine's own tests do the same.
+
+mod draws;
+mod failure;
+mod medium;
+mod mesh;
+mod network;
+mod runtime;
+mod storage;
+mod trace;
+mod transport;
+mod watch;
+mod world;
+
+pub use failure::Failure;
+pub use mesh::{MakeIdentity, Parts, SimBuilder, SimMesh};
+pub use network::Link;
+pub use storage::Disk;

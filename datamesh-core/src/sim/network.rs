@@ -1,0 +1,760 @@
+//! The network: connections between nodes, and links that delay, lose, hold and cut.
+//!
+//! It behaves as reliable streams over a bad network do. A packet that is lost comes later, when it is sent again; what
+//! a cut link holds back comes when it is whole again, or never, when the connection is given up before. Packets of
+//! different requests overtake each other. What came twice was dropped below, as the transport port demands.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::channel::oneshot;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::NodeId;
+use crate::ports::{Inbound, Message, ReplySender, TransportEvent};
+use crate::sim::draws::Draws;
+use crate::sim::world::{OUTSIDE, ScopeId, World, lock, nanos};
+
+/// Requests to one peer that are under way at a time; more wait with their sender.
+pub(super) const MAX_CALLS_OF_PEER: usize = 64;
+
+/// Events that wait to be taken, as the port says.
+const MAX_EVENTS: usize = 1024;
+
+/// After how long a connection over a link that carries nothing is given up.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(15));
+
+/// After how long a lost packet is sent again.
+const RESEND: Duration = Duration::from_millis(200);
+
+/// How often one packet is lost at most.
+const MAX_LOSSES: u32 = 5;
+
+/// For how long a dial waits for a host that does not answer.
+const DIAL_LIMIT: Duration = Duration::from_secs(3);
+
+/// The longest pause between two dials.
+const MAX_BACKOFF: Duration = Duration::from_secs(20);
+
+/// How a link carries packets from one node to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Link {
+    /// The least time a packet takes. 500 us by default.
+    pub latency: Duration,
+    /// How much longer it may take; packets overtake each other within that. 500 us by default.
+    pub jitter: Duration,
+    /// How many packets in a thousand are lost and sent again. None by default.
+    pub loss_per_mille: u64,
+    /// Bytes that it carries in a second. 125,000,000 by default, a gigabit.
+    pub bytes_per_second: u64,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            latency: Duration::from_micros(500),
+            jitter: Duration::from_micros(500),
+            loss_per_mille: 0,
+            bytes_per_second: 125_000_000,
+        }
+    }
+}
+
+impl Link {
+    /// Sets the least time that a packet takes.
+    #[must_use]
+    pub fn with_latency(mut self, latency: Duration) -> Self {
+        self.latency = latency;
+        self
+    }
+
+    /// Sets how much longer a packet may take.
+    #[must_use]
+    pub fn with_jitter(mut self, jitter: Duration) -> Self {
+        self.jitter = jitter;
+        self
+    }
+
+    /// Sets how many packets in a thousand are lost and sent again.
+    #[must_use]
+    pub fn with_loss_per_mille(mut self, loss: u64) -> Self {
+        self.loss_per_mille = loss;
+        self
+    }
+
+    /// Sets how many bytes it carries in a second.
+    #[must_use]
+    pub fn with_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.bytes_per_second = bytes;
+        self
+    }
+}
+
+/// One direction between two nodes, by their numbers.
+type Way = (usize, usize);
+
+#[derive(Default)]
+struct LinkState {
+    profile: Option<Link>,
+    /// Cut: connections over it are given up after a while.
+    cut: bool,
+    /// Grows with every cut, so that a connection is given up only for a cut that lasted.
+    cuts: u64,
+    /// Holds everything until it is let go.
+    clogged: bool,
+    held: Vec<Packet>,
+    busy_until: u64,
+}
+
+pub(super) struct Endpoint {
+    pub(super) id: NodeId,
+    pub(super) scope: ScopeId,
+    pub(super) routes: BTreeSet<usize>,
+    pub(super) inbox: VecDeque<Inbound>,
+    pub(super) inbox_wakers: Vec<Waker>,
+    pub(super) events: VecDeque<TransportEvent>,
+    pub(super) event_wakers: Vec<Waker>,
+    pub(super) permits: BTreeMap<usize, Arc<async_lock::Semaphore>>,
+    /// Alters the bodies that it answers with.
+    lying: bool,
+}
+
+struct Call {
+    from: usize,
+    to: usize,
+    body_len: usize,
+    result: oneshot::Sender<Result<Message>>,
+}
+
+struct Packet {
+    from: usize,
+    /// The incarnation that sent it.
+    scope: ScopeId,
+    to: usize,
+    connection: u64,
+    call: u64,
+    content: Content,
+}
+
+enum Content {
+    Request(Message),
+    Reply(Result<Message>),
+    Cancel,
+}
+
+#[derive(Default)]
+struct Dial {
+    waiting: Vec<oneshot::Sender<bool>>,
+    /// Dials that failed in a row.
+    failed: u32,
+    /// Whether one is under way now.
+    running: bool,
+}
+
+/// See the module.
+pub(super) struct Network {
+    state: Mutex<State>,
+}
+
+struct State {
+    endpoints: BTreeMap<usize, Endpoint>,
+    numbers: BTreeMap<NodeId, usize>,
+    links: BTreeMap<Way, LinkState>,
+    normal: Link,
+    connections: BTreeMap<Way, u64>,
+    dials: BTreeMap<Way, Dial>,
+    calls: BTreeMap<u64, Call>,
+    /// The ways to answer of requests that are handled now, by the call.
+    serving: BTreeMap<u64, oneshot::Sender<()>>,
+    next: u64,
+    draws: Draws,
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network").finish_non_exhaustive()
+    }
+}
+
+impl Network {
+    pub(super) fn new(seed: u64, normal: Link) -> Arc<Self> {
+        let state = State {
+            endpoints: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            normal,
+            connections: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            serving: BTreeMap::new(),
+            next: 0,
+            draws: Draws::new(seed, "network"),
+        };
+        Arc::new(Self { state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// A node's end of the network, while it is open and belongs to this incarnation.
+    pub(super) fn with_endpoint<R>(
+        &self,
+        node: usize,
+        scope: ScopeId,
+        with: impl FnOnce(&mut Endpoint) -> R,
+    ) -> Option<R> {
+        let mut state = self.state();
+        state.endpoints.get_mut(&node).filter(|endpoint| endpoint.scope == scope).map(with)
+    }
+
+    pub(super) fn open(&self, node: usize, id: NodeId, scope: ScopeId) {
+        let endpoint = Endpoint {
+            id,
+            scope,
+            routes: BTreeSet::new(),
+            inbox: VecDeque::new(),
+            inbox_wakers: Vec::new(),
+            events: VecDeque::new(),
+            event_wakers: Vec::new(),
+            permits: BTreeMap::new(),
+            lying: false,
+        };
+        let mut state = self.state();
+        state.numbers.insert(id, node);
+        state.endpoints.insert(node, endpoint);
+    }
+
+    pub(super) fn number_of(&self, id: &NodeId) -> Option<usize> {
+        self.state().numbers.get(id).copied()
+    }
+
+    pub(super) fn id_of(&self, node: usize) -> Option<NodeId> {
+        self.state().endpoints.get(&node).map(|endpoint| endpoint.id)
+    }
+
+    pub(super) fn is_connected(&self, a: usize, b: usize) -> bool {
+        self.state().connections.contains_key(&pair(a, b))
+    }
+
+    pub(super) fn connected(&self, node: usize) -> Vec<NodeId> {
+        let state = self.state();
+        let other = |(a, b): &Way| if *a == node { Some(*b) } else { (*b == node).then_some(*a) };
+        let peers = state.connections.keys().filter_map(other);
+        // A peer that has crashed in silence is not missed yet, so its name is the one it had.
+        let name = |peer| state.numbers.iter().find(|(_, number)| **number == peer).map(|(id, _)| *id);
+        peers.filter_map(|peer| state.endpoints.get(&peer).map(|end| end.id).or_else(|| name(peer))).collect()
+    }
+
+    /// Requests that are under way in the whole network, those that are being handled, and packets that are held.
+    pub(super) fn in_flight(&self) -> (usize, usize, usize) {
+        let state = self.state();
+        (state.calls.len(), state.serving.len(), state.links.values().map(|link| link.held.len()).sum())
+    }
+
+    /// The bytes of the bodies that a node has under way in requests of its own.
+    pub(super) fn bytes_under_way(&self, node: usize) -> usize {
+        self.state().calls.values().filter(|call| call.from == node).map(|call| call.body_len).sum()
+    }
+
+    pub(super) fn set_lying(&self, node: usize, lying: bool) {
+        if let Some(endpoint) = self.state().endpoints.get_mut(&node) {
+            endpoint.lying = lying;
+        }
+    }
+
+    /// Changes how one direction carries; `None` makes it as the others are.
+    pub(super) fn set_link(&self, way: Way, profile: Option<Link>) {
+        self.state().links.entry(way).or_default().profile = profile;
+    }
+}
+
+/// The network with the world that it lives in.
+#[derive(Debug, Clone)]
+pub(super) struct Net {
+    pub(super) world: Arc<World>,
+    pub(super) network: Arc<Network>,
+}
+
+impl Net {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.network.state()
+    }
+
+    /// Closes a node's end. `silent` is a host that vanished: peers notice later.
+    pub(super) fn close(&self, node: usize, scope: ScopeId, silent: bool) {
+        let mut state = self.state();
+        if state.endpoints.get(&node).is_none_or(|endpoint| endpoint.scope != scope) {
+            return;
+        }
+        let endpoint = state.endpoints.remove(&node);
+        let peers = state.peers_of(node);
+        let own: Vec<u64> =
+            state.calls.iter().filter(|(_, call)| call.from == node).map(|(id, _)| *id).collect();
+        let own: Vec<Call> = own.iter().filter_map(|id| state.calls.remove(id)).collect();
+        let dials: Vec<Way> = state.dials.keys().filter(|(from, _)| *from == node).copied().collect();
+        let dials: Vec<Dial> = dials.iter().filter_map(|way| state.dials.remove(way)).collect();
+        drop(state);
+        for call in own {
+            drop(call.result.send(Err(closed())));
+        }
+        drop(dials);
+        if let Some(endpoint) = endpoint {
+            endpoint.inbox_wakers.into_iter().chain(endpoint.event_wakers).for_each(Waker::wake);
+            drop(endpoint.inbox);
+        }
+        for (peer, connection) in peers {
+            if silent {
+                self.give_up_later(node, peer, connection);
+            } else {
+                let delay = self.state().latency((node, peer));
+                self.break_after(delay, node, peer, connection);
+            }
+        }
+    }
+
+    fn give_up_later(&self, a: usize, b: usize, connection: u64) {
+        let (least, most) = KEEP_ALIVE;
+        let delay = self.state().draws.time(least, most);
+        self.break_after(delay, a, b, connection);
+    }
+
+    fn break_after(&self, delay: Duration, a: usize, b: usize, connection: u64) {
+        let net = self.clone();
+        self.world.run_after(delay, move |_| net.break_connection(a, b, Some(connection)));
+    }
+
+    /// Ends a connection now, if it is still this one: calls over it end with an unknown outcome.
+    pub(super) fn break_connection(&self, a: usize, b: usize, connection: Option<u64>) {
+        let mut state = self.state();
+        let key = pair(a, b);
+        let Some(current) = state.connections.get(&key).copied() else { return };
+        if connection.is_some_and(|connection| connection != current) {
+            return;
+        }
+        state.connections.remove(&key);
+        let between = |call: &Call| pair(call.from, call.to) == key;
+        let broken: Vec<u64> =
+            state.calls.iter().filter(|(_, call)| between(call)).map(|(id, _)| *id).collect();
+        let calls: Vec<Call> = broken.iter().filter_map(|id| state.calls.remove(id)).collect();
+        let serving: Vec<_> = broken.iter().filter_map(|id| state.serving.remove(id)).collect();
+        let ids = (state.id(a), state.id(b));
+        drop(state);
+        self.world.note(a, "broken", [b as u64, current], &[]);
+        for call in calls {
+            drop(call.result.send(Err(cut_off())));
+        }
+        drop(serving);
+        for (at, other) in [(a, ids.1), (b, ids.0)] {
+            if let Some(other) = other {
+                self.tell(at, TransportEvent::Disconnected(other));
+            }
+        }
+        self.redial(a, b);
+        self.redial(b, a);
+    }
+
+    fn tell(&self, node: usize, event: TransportEvent) {
+        let mut state = self.state();
+        let Some(endpoint) = state.endpoints.get_mut(&node) else { return };
+        if endpoint.events.len() >= MAX_EVENTS {
+            endpoint.events.pop_front();
+        }
+        endpoint.events.push_back(event);
+        let wakers = std::mem::take(&mut endpoint.event_wakers);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Cuts one direction, or makes it whole: then what it held is carried.
+    pub(super) fn set_cut(&self, way: Way, cut: bool) {
+        let mut state = self.state();
+        let link = state.links.entry(way).or_default();
+        if link.cut == cut {
+            return;
+        }
+        link.cut = cut;
+        link.cuts += 1;
+        let cuts = link.cuts;
+        let connection = state.connections.get(&pair(way.0, way.1)).copied();
+        drop(state);
+        match (cut, connection) {
+            (true, Some(connection)) => self.give_up_if_still_cut(way, cuts, connection),
+            (true, None) => {}
+            (false, _) => self.let_go(way),
+        }
+    }
+
+    fn give_up_if_still_cut(&self, way: Way, cuts: u64, connection: u64) {
+        let (least, most) = KEEP_ALIVE;
+        let delay = self.state().draws.time(least, most);
+        let net = self.clone();
+        self.world.run_after(delay, move |_| {
+            let still = net.state().links.get(&way).is_some_and(|link| link.cut && link.cuts == cuts);
+            if still {
+                net.break_connection(way.0, way.1, Some(connection));
+            }
+        });
+    }
+
+    /// Makes one direction hold everything, or lets that go.
+    pub(super) fn set_clogged(&self, way: Way, clogged: bool) {
+        self.state().links.entry(way).or_default().clogged = clogged;
+        if !clogged {
+            self.let_go(way);
+        }
+    }
+
+    /// Makes every direction whole and as the others are.
+    pub(super) fn heal(&self) {
+        let ways: Vec<Way> = self.state().links.keys().copied().collect();
+        for way in ways {
+            self.network.set_link(way, None);
+            self.set_cut(way, false);
+            self.set_clogged(way, false);
+        }
+    }
+
+    fn let_go(&self, way: Way) {
+        let mut state = self.state();
+        let Some(link) = state.links.get_mut(&way) else { return };
+        if link.cut || link.clogged {
+            return;
+        }
+        let held = std::mem::take(&mut link.held);
+        drop(state);
+        held.into_iter().for_each(|packet| self.carry(packet));
+    }
+
+    /// Sends a packet on its way.
+    fn carry(&self, packet: Packet) {
+        let mut state = self.state();
+        let way = (packet.from, packet.to);
+        let Some(len) = state.accept(&packet) else {
+            drop(state);
+            return drop(packet);
+        };
+        let link = state.links.entry(way).or_default();
+        if link.cut || link.clogged {
+            link.held.push(packet);
+            return;
+        }
+        let arrives = state.arrival(way, len, self.world.now());
+        drop(state);
+        let net = self.clone();
+        self.world.run_at(arrives, move |_| net.arrive(packet));
+    }
+
+    fn arrive(&self, packet: Packet) {
+        let mut state = self.state();
+        let way = (packet.from, packet.to);
+        let link = state.links.entry(way).or_default();
+        if link.cut || link.clogged {
+            link.held.push(packet);
+            return;
+        }
+        let current = state.connections.get(&pair(way.0, way.1)).copied();
+        if current != Some(packet.connection) || !state.endpoints.contains_key(&packet.to) {
+            drop(state);
+            return drop(packet);
+        }
+        drop(state);
+        let (kind, head, body) = packet.content.describe();
+        self.world.note(packet.to, kind, [packet.from as u64, body as u64], &head);
+        match packet.content {
+            Content::Request(message) => {
+                self.serve(packet.from, packet.to, packet.connection, packet.call, message)
+            }
+            Content::Reply(result) => {
+                let call = self.state().calls.remove(&packet.call);
+                if let Some(call) = call {
+                    drop(call.result.send(result));
+                }
+            }
+            Content::Cancel => {
+                let serving = self.state().serving.remove(&packet.call);
+                drop(serving);
+            }
+        }
+    }
+
+    /// Hands a request to its node, and carries the answer back.
+    fn serve(&self, from: usize, to: usize, connection: u64, call: u64, message: Message) {
+        let (reply, answer) = ReplySender::pair();
+        let mut state = self.state();
+        let Some(sender) = state.endpoints.get(&from).map(|endpoint| endpoint.id) else { return };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let Some(endpoint) = state.endpoints.get_mut(&to) else { return };
+        let scope = endpoint.scope;
+        endpoint.inbox.push_back(Inbound { from: sender, message, reply });
+        let wakers = std::mem::take(&mut endpoint.inbox_wakers);
+        state.serving.insert(call, stop);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        let net = self.clone();
+        let task = async move {
+            let answer = match futures::future::select(answer, stopped).await {
+                futures::future::Either::Left((answer, _)) => answer,
+                // The caller is gone, or the connection: the handler may notice.
+                futures::future::Either::Right(_) => return,
+            };
+            let serving = net.state().serving.remove(&call);
+            drop(serving);
+            let content = Content::Reply(net.check_reply(to, answer));
+            net.carry(Packet { from: to, scope, to: from, connection, call, content });
+        };
+        // The outside ends with the world.
+        let _ = self.world.spawn(OUTSIDE, Box::pin(task));
+    }
+
+    fn check_reply(&self, node: usize, answer: Result<Message, oneshot::Canceled>) -> Result<Message> {
+        let mut message = answer.map_err(|_| {
+            Error::new(ErrorKind::OutcomeUnknown, "the peer gave the request up; it may have been handled")
+        })?;
+        super::transport::check_sizes(&message)?;
+        let mut state = self.state();
+        let lies = state.endpoints.get(&node).is_some_and(|endpoint| endpoint.lying);
+        if lies && !message.body.is_empty() {
+            message.body = altered(&message.body, &mut state.draws);
+        }
+        Ok(message)
+    }
+
+    /// Sends a request over the connection that is there now.
+    ///
+    /// # Errors
+    /// `Unavailable` where there is none.
+    pub(super) fn send(
+        &self,
+        from: usize,
+        scope: ScopeId,
+        to: usize,
+        message: Message,
+    ) -> Result<(u64, oneshot::Receiver<Result<Message>>)> {
+        let (result, answer) = oneshot::channel();
+        let mut state = self.state();
+        let connection = state.connections.get(&pair(from, to)).copied().ok_or_else(unreachable)?;
+        let call = state.number();
+        state.calls.insert(call, Call { from, to, body_len: message.body.len(), result });
+        drop(state);
+        self.carry(Packet { from, scope, to, connection, call, content: Content::Request(message) });
+        Ok((call, answer))
+    }
+
+    /// Forgets a call that nobody waits for, and tells the peer.
+    pub(super) fn cancel(&self, call: u64, scope: ScopeId) {
+        let mut state = self.state();
+        let Some(Call { from, to, .. }) = state.calls.remove(&call) else { return };
+        let connection = state.connections.get(&pair(from, to)).copied();
+        drop(state);
+        if let Some(connection) = connection {
+            self.carry(Packet { from, scope, to, connection, call, content: Content::Cancel });
+        }
+    }
+
+    /// Dials a peer, or joins the dial that is under way.
+    pub(super) fn dial(&self, from: usize, to: usize) -> oneshot::Receiver<bool> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state();
+        let dial = state.dials.entry((from, to)).or_default();
+        dial.waiting.push(sender);
+        let start = !std::mem::replace(&mut dial.running, true);
+        drop(state);
+        if start {
+            self.attempt(from, to);
+        }
+        receiver
+    }
+
+    fn attempt(&self, from: usize, to: usize) {
+        let mut state = self.state();
+        let there = state.latency((from, to));
+        let back = state.latency((to, from));
+        drop(state);
+        let net = self.clone();
+        self.world.run_after(there + back, move |_| net.try_connect(from, to));
+    }
+
+    fn try_connect(&self, from: usize, to: usize) {
+        let state = self.state();
+        let Some(caller) = state.endpoints.get(&from) else { return };
+        let open = |way| state.links.get(&way).is_none_or(|link| !link.cut && !link.clogged);
+        let reachable = open((from, to)) && open((to, from));
+        let awake = |scope| !self.world.is_frozen(scope);
+        let answers = state.endpoints.get(&to).map(|endpoint| awake(endpoint.scope));
+        let caller_awake = awake(caller.scope);
+        drop(state);
+        match answers {
+            Some(true) if reachable && caller_awake => self.connect(from, to),
+            // Nobody listens there: refused at once.
+            None if reachable => self.dialled(from, to, false),
+            _ => {
+                let net = self.clone();
+                self.world.run_after(DIAL_LIMIT, move |_| net.dialled(from, to, false));
+            }
+        }
+    }
+
+    fn connect(&self, a: usize, b: usize) {
+        let mut state = self.state();
+        let number = state.number();
+        let is_new = !state.connections.contains_key(&pair(a, b));
+        if is_new {
+            state.connections.insert(pair(a, b), number);
+        }
+        let (id_a, id_b) = (state.id(a), state.id(b));
+        drop(state);
+        if is_new {
+            self.world.note(a, "connected", [b as u64, number], &[]);
+            for (at, other) in [(a, id_b), (b, id_a)] {
+                if let Some(other) = other {
+                    self.tell(at, TransportEvent::Connected(other));
+                }
+            }
+        }
+        self.dialled(a, b, true);
+        self.dialled(b, a, true);
+    }
+
+    /// Ends a dial; a peer that is wanted is dialled again later.
+    fn dialled(&self, from: usize, to: usize, connected: bool) {
+        let mut state = self.state();
+        let Some(dial) = state.dials.get_mut(&(from, to)) else { return };
+        let waiting = std::mem::take(&mut dial.waiting);
+        dial.running = false;
+        if connected {
+            state.dials.remove(&(from, to));
+        } else {
+            dial.failed = dial.failed.saturating_add(1);
+        }
+        drop(state);
+        for sender in waiting {
+            // Whoever waited may have given up.
+            let _ = sender.send(connected);
+        }
+        if !connected {
+            self.redial(from, to);
+        }
+    }
+
+    /// Dials a peer that is wanted and not connected, after a pause that grows with each failure.
+    pub(super) fn redial(&self, from: usize, to: usize) {
+        let mut state = self.state();
+        let wanted = state.endpoints.get(&from).is_some_and(|endpoint| endpoint.routes.contains(&to));
+        if !wanted || state.connections.contains_key(&pair(from, to)) {
+            return;
+        }
+        let failed = state.dials.entry((from, to)).or_default().failed;
+        let longest = (Duration::from_millis(250) * 2_u32.saturating_pow(failed.min(10))).min(MAX_BACKOFF);
+        let pause = if failed == 0 { Duration::ZERO } else { state.draws.time(longest / 2, longest) };
+        drop(state);
+        let net = self.clone();
+        self.world.run_after(pause, move |_| drop(net.dial_if_wanted(from, to)));
+    }
+
+    fn dial_if_wanted(&self, from: usize, to: usize) -> Option<oneshot::Receiver<bool>> {
+        let state = self.state();
+        let wanted = state.endpoints.get(&from).is_some_and(|endpoint| endpoint.routes.contains(&to));
+        let needless = state.connections.contains_key(&pair(from, to));
+        drop(state);
+        (wanted && !needless).then(|| self.dial(from, to))
+    }
+
+    /// Forgets connections of a node's earlier incarnation, which a new one takes the place of.
+    pub(super) fn supersede(&self, node: usize) {
+        let peers = self.state().peers_of(node);
+        for (peer, connection) in peers {
+            self.break_connection(node, peer, Some(connection));
+        }
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn id(&self, node: usize) -> Option<NodeId> {
+        let known = self.endpoints.get(&node).map(|endpoint| endpoint.id);
+        known.or_else(|| self.numbers.iter().find(|(_, number)| **number == node).map(|(id, _)| *id))
+    }
+
+    fn peers_of(&self, node: usize) -> Vec<(usize, u64)> {
+        let other = |(a, b): &Way| if *a == node { Some(*b) } else { (*b == node).then_some(*a) };
+        self.connections.iter().filter_map(|(way, number)| Some((other(way)?, *number))).collect()
+    }
+
+    fn profile(&self, way: Way) -> Link {
+        self.links.get(&way).and_then(|link| link.profile).unwrap_or(self.normal)
+    }
+
+    fn latency(&mut self, way: Way) -> Duration {
+        let profile = self.profile(way);
+        self.draws.time(profile.latency, profile.latency.saturating_add(profile.jitter))
+    }
+
+    /// The length of a packet that may go: its connection stands, and its sender has not crashed since.
+    fn accept(&self, packet: &Packet) -> Option<u64> {
+        let same = self.connections.get(&pair(packet.from, packet.to)) == Some(&packet.connection);
+        let alive = self.endpoints.get(&packet.from).is_some_and(|end| end.scope == packet.scope);
+        let (_, head, body) = packet.content.describe();
+        (same && alive).then_some((head.len() + body) as u64)
+    }
+
+    /// When a packet that is sent now arrives.
+    fn arrival(&mut self, way: Way, len: u64, now: u64) -> u64 {
+        let profile = self.profile(way);
+        let mut delay = self.latency(way);
+        let mut losses = 0;
+        while losses < MAX_LOSSES && self.draws.chance(profile.loss_per_mille) {
+            delay += RESEND * 2_u32.pow(losses);
+            losses += 1;
+        }
+        let carried = len.saturating_mul(1_000_000_000) / profile.bytes_per_second.max(1);
+        let link = self.links.entry(way).or_default();
+        link.busy_until = link.busy_until.max(now).saturating_add(carried);
+        link.busy_until.saturating_add(nanos(delay))
+    }
+}
+
+impl Content {
+    /// What a packet is called in the trace, its head, and the length of its body.
+    fn describe(&self) -> (&'static str, Bytes, usize) {
+        match self {
+            Self::Request(message) => ("request", message.head.clone(), message.body.len()),
+            Self::Reply(Ok(message)) => ("reply", message.head.clone(), message.body.len()),
+            Self::Reply(Err(_)) => ("no reply", Bytes::new(), 0),
+            Self::Cancel => ("cancel", Bytes::new(), 0),
+        }
+    }
+}
+
+fn altered(body: &Bytes, draws: &mut Draws) -> Bytes {
+    let mut bytes = BytesMut::from(body.as_ref());
+    let position = draws.index(bytes.len());
+    if let Some(byte) = bytes.get_mut(position) {
+        *byte ^= 1;
+    }
+    bytes.freeze()
+}
+
+fn pair(a: usize, b: usize) -> Way {
+    (a.min(b), a.max(b))
+}
+
+pub(super) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "this end of the simulated network is closed")
+}
+
+pub(super) fn unreachable() -> Error {
+    Error::new(ErrorKind::Unavailable, "the peer cannot be reached now")
+}
+
+fn cut_off() -> Error {
+    Error::new(ErrorKind::OutcomeUnknown, "the connection broke before the reply came")
+}

@@ -1,0 +1,4 @@
+//! The engine in the simulator.
+
+mod first;
+mod parts;
