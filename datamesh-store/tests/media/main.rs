@@ -5,9 +5,12 @@
     clippy::print_stdout,
     reason = "tests fail by panicking"
 )]
-#![cfg(feature = "disk")]
+#![cfg(all(feature = "disk", feature = "testing"))]
 
+mod crash;
 mod failing;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod medium;
 mod power;
 mod space;
