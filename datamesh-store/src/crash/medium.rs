@@ -8,7 +8,7 @@ use redb::StorageBackend;
 
 use super::adapters::{MediumFiles, Records};
 use super::disk::{Disk, Image};
-use super::replay::{Event, Recording};
+use super::replay::{Event, Keep, Recording};
 use crate::disk::files::Files;
 
 /// What a store asks of the medium.
@@ -120,6 +120,14 @@ impl Medium {
     pub fn recording(&self) -> Recording {
         let state = self.state();
         Recording { start: state.start.clone(), events: state.events.clone() }
+    }
+
+    /// The medium that the next process finds if the power goes now.
+    pub fn after_power_cut(&self, keep: Keep) -> Self {
+        let recording = self.recording();
+        let mut replay = recording.replay();
+        while replay.advance().is_some() {}
+        Self::with_image(replay.image(keep), self.size())
     }
 
     /// What the medium holds now, synced or not.

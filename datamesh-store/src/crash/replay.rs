@@ -7,13 +7,29 @@ use super::medium::Failure;
 
 #[derive(Debug, Clone)]
 pub(super) enum Event {
-    Write { inode: usize, at: usize, bytes: Bytes },
-    Resize { inode: usize, length: usize },
-    Sync { inode: usize },
+    Write {
+        inode: usize,
+        at: usize,
+        bytes: Bytes,
+    },
+    Resize {
+        inode: usize,
+        length: usize,
+    },
+    Sync {
+        inode: usize,
+    },
     /// A sync that failed: what it should have covered is never made durable.
-    Forsake { inode: usize },
-    Create { name: String, inode: usize },
-    Remove { name: String },
+    Forsake {
+        inode: usize,
+    },
+    Create {
+        name: String,
+        inode: usize,
+    },
+    Remove {
+        name: String,
+    },
     SyncNames,
     ForsakeNames,
     Mark(u64),
@@ -83,7 +99,9 @@ impl<'a> Replay<'a> {
                 let covered: Vec<_> = self.unsynced.extract_if(.., |change| change.is_of(event)).collect();
                 covered.into_iter().for_each(|change| change.apply(&mut self.durable));
             }
-            Event::Forsake { .. } | Event::ForsakeNames => self.unsynced.retain(|change| !change.is_of(event)),
+            Event::Forsake { .. } | Event::ForsakeNames => {
+                self.unsynced.retain(|change| !change.is_of(event))
+            }
             change => {
                 self.unsynced.push(change);
                 return Some(Moment::Change);
@@ -95,6 +113,11 @@ impl<'a> Replay<'a> {
     /// How many changes no sync has covered.
     pub fn unsynced(&self) -> usize {
         self.unsynced.len()
+    }
+
+    /// Whether one of them makes a file longer.
+    pub fn extends(&self) -> bool {
+        self.unsynced.iter().any(|change| change.growth(&self.durable) > 0)
     }
 
     /// What the medium would hold if the power went now.

@@ -85,7 +85,9 @@ async fn check_blobs(store: &DiskStore, world: &World, last: usize, has_probe: b
     let reads = page.blobs.iter().map(|(id, _)| store.read_blob(*id));
     let bytes = told("a blob that is listed", try_join_all(reads).await)?;
     for ((id, length), bytes) in page.blobs.iter().zip(bytes) {
-        let Some(number) = known.get(id) else { return Err(format!("blob {id} of commit {last} is unknown")) };
+        let Some(number) = known.get(id) else {
+            return Err(format!("blob {id} of commit {last} is unknown"));
+        };
         if bytes.as_ref() != Some(&blob(*number).1) || *length != blob(*number).1.len() as u64 {
             return Err(format!("blob {number} of commit {last} is another one"));
         }

@@ -17,6 +17,9 @@ const OPENED: u64 = 1;
 const PROBE_BEGUN: u64 = 2;
 const PROBE_DONE: u64 = 3;
 
+/// Recovered stores that are not recovered again are written to only now and then, which takes time.
+const PROBE_EVERY: u64 = 5;
+
 /// How thorough a sweep is.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -92,11 +95,13 @@ pub(crate) fn sweep(recording: &Recording, world: &World, plan: &Plan) -> Result
             let image = points.replay.image(keep);
             report.images += 1;
             let is_deeper = plan.deeper_every > 0 && report.images.is_multiple_of(plan.deeper_every);
-            let outcome = recover(image, world, &expected)
-                .map_err(|what| (what, None))
-                .and_then(|found| match is_deeper {
-                    true => deeper(&found, world, &expected, plan.images, &mut report),
-                    false => Ok(()),
+            let is_probed = is_deeper || report.images.is_multiple_of(PROBE_EVERY);
+            let outcome =
+                recover(image, world, &expected, is_probed).map_err(|what| (what, None)).and_then(|found| {
+                    match is_deeper {
+                        true => deeper(&found, world, &expected, plan.images, &mut report),
+                        false => Ok(()),
+                    }
                 });
             if let Err((what, deeper)) = outcome {
                 return Err(Box::new(Broken { point: points.point, keep, deeper, what, report }));
@@ -126,7 +131,8 @@ fn deeper(
         }
         for keep in keeps {
             report.deeper_images += 1;
-            let outcome = recover(points.replay.image(keep), world, &expected);
+            let is_probed = expected.probe == Some(false) && report.deeper_images.is_multiple_of(PROBE_EVERY);
+            let outcome = recover(points.replay.image(keep), world, &expected, is_probed);
             outcome.map_err(|what| (what, Some((points.point, keep))))?;
         }
     }
@@ -139,21 +145,23 @@ struct Recovery {
     last: usize,
 }
 
-/// Opens a store on an image, compares it with the world, and sees that it still works.
-fn recover(image: Image, world: &World, expected: &Expected) -> Verdict<Recovery> {
+/// Opens a store on an image, compares it with the world, and where `is_probed` sees that it still works.
+fn recover(image: Image, world: &World, expected: &Expected, is_probed: bool) -> Verdict<Recovery> {
     let medium = Medium::with_image(image, MEDIUM_BYTES);
-    let outcome = catch_unwind(AssertUnwindSafe(|| block_on(reopen(&medium, world, expected))));
+    let outcome = catch_unwind(AssertUnwindSafe(|| block_on(reopen(&medium, world, expected, is_probed))));
     let last = outcome.unwrap_or_else(|_| Err("a panic".to_owned()))?;
     Ok(Recovery { recording: medium.recording(), last })
 }
 
-async fn reopen(medium: &Medium, world: &World, expected: &Expected) -> Verdict<usize> {
+async fn reopen(medium: &Medium, world: &World, expected: &Expected, is_probed: bool) -> Verdict<usize> {
     let store = open(medium).map_err(|error| format!("not opened: {error:?}"))?;
     medium.mark(OPENED);
     let last = check(&store, world, expected).await?;
-    medium.mark(PROBE_BEGUN);
-    write_probe(&store).await?;
-    medium.mark(PROBE_DONE);
+    if is_probed {
+        medium.mark(PROBE_BEGUN);
+        write_probe(&store).await?;
+        medium.mark(PROBE_DONE);
+    }
     store.close().await.map_err(|error| format!("not closed: {error:?}"))?;
     Ok(last)
 }
@@ -189,7 +197,9 @@ impl<'a> Points<'a> {
             if std::mem::take(&mut self.all_is_new) {
                 keeps.push(Keep::All);
             }
-            keeps.push(Keep::Unextended);
+            if self.replay.extends() {
+                keeps.push(Keep::Unextended);
+            }
             let seeds = (0..images).map(|image| (self.point as u64) << 16 | image);
             keeps.extend(seeds.flat_map(|seed| [Keep::Prefix(seed), Keep::Subset(seed)]));
         }

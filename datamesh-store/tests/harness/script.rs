@@ -15,7 +15,10 @@ use super::world::{PROBE, World, blob};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Writes blobs and commits records that name them, and removes others in the same commit.
-    Commit { added: Vec<u32>, removed: Vec<u32> },
+    Commit {
+        added: Vec<u32>,
+        removed: Vec<u32>,
+    },
     /// Writes a blob that the next commit makes durable.
     Loose(u32),
     /// Commits that wait for each other: the first alone, the others together.
@@ -141,9 +144,9 @@ impl Teller {
             Step::Read(number) => self.store.read_blob(blob(*number).0).await.map(drop),
             Step::Compact => self.store.compact().await,
             Step::Reopen => {
-                self.store.close().await?;
+                let closed = self.store.close().await;
                 self.store = open(&self.medium)?;
-                Ok(())
+                closed
             }
         }
     }
