@@ -3,6 +3,8 @@
 //! Each of the three implements a port of `datamesh-core` and passes its conformance suite.
 #![forbid(unsafe_code)]
 
+#[cfg(all(feature = "disk", feature = "testing"))]
+pub mod crash;
 #[cfg(feature = "disk")]
 pub mod disk;
 mod erasure;

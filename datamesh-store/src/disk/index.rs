@@ -224,17 +224,31 @@ pub(crate) fn locked() -> Error {
     )
 }
 
-/// Keeps an eye on the length of the records file, for the store's capacity.
+/// Keeps an eye on the length of the records file, for the store's capacity, and on changes that failed, since
+/// redb keeps to itself those that it makes while it closes.
 #[derive(Debug)]
 pub(crate) struct TrackedBackend {
     inner: Box<dyn StorageBackend>,
     length: Arc<AtomicU64>,
+    failures: Arc<AtomicU64>,
 }
 
 impl TrackedBackend {
     pub(crate) fn new(inner: Box<dyn StorageBackend>) -> io::Result<Self> {
         let length = Arc::new(AtomicU64::new(inner.len()?));
-        Ok(Self { inner, length })
+        Ok(Self { inner, length, failures: Arc::default() })
+    }
+
+    /// How many changes have failed.
+    pub(crate) fn failures(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.failures)
+    }
+
+    fn count<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
+        if outcome.is_err() {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        outcome
     }
 
     pub(crate) fn length(&self) -> Arc<AtomicU64> {
@@ -261,17 +275,17 @@ impl StorageBackend for TrackedBackend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)?;
+        self.count(self.inner.set_len(len))?;
         self.length.store(len, Ordering::Relaxed);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.inner.sync_data()
+        self.count(self.inner.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.inner.write(offset, data)
+        self.count(self.inner.write(offset, data))
     }
 
     fn close(&self) -> io::Result<()> {

@@ -254,15 +254,16 @@ impl Storage for DiskStore {
     }
 
     async fn close(&self) -> Result<()> {
-        if let Some(outcome) = self.shared.begin_close() {
+        let closed = match self.shared.begin_close() {
             // The writer answers as its last deed but one; what is left of it ends at once.
-            let _ = outcome.await;
-        }
+            Some(outcome) => outcome.await.unwrap_or(Ok(())),
+            None => Ok(()),
+        };
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
             let _ = writer.join();
         }
-        Ok(())
+        closed
     }
 }
 

@@ -73,7 +73,7 @@ pub(crate) fn prepare(
 ) -> Result<Writer> {
     let backend =
         TrackedBackend::new(backend).map_err(|error| Error::io("the records file has no length", error))?;
-    let records = backend.length();
+    let (records, failures) = (backend.length(), backend.failures());
     let opened = catch_unwind(AssertUnwindSafe(|| index::open(backend, options.cache_bytes)));
     let (database, store, volumes) =
         opened.unwrap_or_else(|_| Err(index::corrupt("the records file has pages that cannot be")))?;
@@ -84,7 +84,7 @@ pub(crate) fn prepare(
     let held = volumes.values().map(|row| row.length).fold(0, u64::saturating_add);
     let budget = SpaceBudget::new(limit, share(space.total), space.free, held, records);
     let shared = Arc::new(Shared::new(database, files, budget));
-    Ok(Writer::new(shared, store, options.volume_bytes, volumes))
+    Ok(Writer::new(shared, store, options.volume_bytes, volumes, failures))
 }
 
 /// Empties a records medium that a crash left half made, so that it is made anew: for media without names,

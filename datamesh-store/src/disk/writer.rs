@@ -1,8 +1,10 @@
 //! The one thread that changes a disk store.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use datamesh_core::id::ShardId;
@@ -34,6 +36,8 @@ pub(crate) struct Writer {
     unsynced: BTreeMap<u32, Arc<dyn VolumeFile>>,
     directory_unsynced: bool,
     pub(crate) rows_removed: bool,
+    /// How many changes of the records file have failed.
+    failures: Arc<AtomicU64>,
 }
 
 struct Current {
@@ -63,6 +67,7 @@ impl Writer {
         store: [u8; 16],
         volume_bytes: u64,
         volumes: BTreeMap<u32, VolumeRow>,
+        failures: Arc<AtomicU64>,
     ) -> Self {
         let current = last_volume(&shared, &volumes, volume_bytes);
         Self {
@@ -75,6 +80,7 @@ impl Writer {
             unsynced: BTreeMap::new(),
             directory_unsynced: false,
             rows_removed: false,
+            failures,
         }
     }
 
@@ -88,9 +94,20 @@ impl Writer {
             }
         };
         stop_readers();
-        self.shared.exclusively(Option::take);
+        let closed = self.let_go();
+        let _ = closer.send(closed);
+    }
+
+    /// Closes all files. A poisoned store has said before what failed, so it says nothing now.
+    fn let_go(&mut self) -> Result<()> {
+        let failures = self.failures.load(Ordering::Relaxed);
+        drop(self.shared.exclusively(Option::take));
         self.shared.forget_handles();
-        let _ = closer.send(Ok(()));
+        if self.shared.is_poisoned() || self.failures.load(Ordering::Relaxed) == failures {
+            return Ok(());
+        }
+        let error = io::Error::other("a write, sync or change of length failed");
+        Err(Error::io("the records file could not be closed well; nothing that was committed is lost", error))
     }
 
     /// Deals with requests in order; those that wait to be durable share one sync and one transaction.

@@ -7,8 +7,10 @@ use datamesh_core::ports::{Batch, Storage, Table};
 use futures::executor::block_on;
 use redb::{Builder, TableDefinition};
 
-use super::medium::{Deed, Fate, Medium};
-use super::{blob, holds, kind, open, put};
+use datamesh_store::crash::{Deed, Keep, Medium};
+
+use super::harness::open;
+use super::{blob, holds, kind, put};
 
 /// How many blobs are acknowledged before the medium fails.
 const BEFORE: u32 = 3;
@@ -20,7 +22,7 @@ async fn fail_at(deed: Deed, cause: io::ErrorKind, expected: ErrorKind) {
     for number in 0..BEFORE {
         put(&store, number).await.unwrap();
     }
-    medium.fail(Some((deed, cause)));
+    medium.fail_deed(Some((deed, cause)));
     let mut number = BEFORE;
     // Volumes hold seven of these blobs; the records file grows now and then.
     let error = loop {
@@ -32,7 +34,7 @@ async fn fail_at(deed: Deed, cause: io::ErrorKind, expected: ErrorKind) {
     };
     // The one who caused it is told the cause; a commit that came later is told of the poison.
     assert!([expected, ErrorKind::Poisoned].contains(&error.kind()), "{deed:?}: {error}");
-    medium.fail(None);
+    medium.fail_deed(None);
     assert_eq!(kind(store.commit(Batch::new()).await), ErrorKind::Poisoned, "{deed:?}");
     assert_eq!(kind(store.write_blob(blob(9999).0, blob(9999).1).await), ErrorKind::Poisoned, "{deed:?}");
     assert_eq!(kind(store.compact().await), ErrorKind::Poisoned, "{deed:?}");
@@ -40,8 +42,7 @@ async fn fail_at(deed: Deed, cause: io::ErrorKind, expected: ErrorKind) {
         assert!(holds(&store, acknowledged).await, "{deed:?}: {acknowledged} is unreadable");
     }
     store.close().await.unwrap();
-    medium.lose_power(|| Fate::Lost);
-    let store = open(&medium).unwrap();
+    let store = open(&medium.after_power_cut(Keep::None)).unwrap();
     for acknowledged in 0..number {
         assert!(holds(&store, acknowledged).await, "{deed:?}: {acknowledged} was acknowledged");
     }
@@ -58,7 +59,7 @@ fn every_failing_deed_ends_writing_and_loses_nothing() {
         Deed::Create,
         Deed::SyncDirectory,
         Deed::RecordsWrite,
-        Deed::RecordsLength,
+        Deed::RecordsResize,
         Deed::RecordsSync,
     ];
     for deed in deeds {
@@ -146,11 +147,11 @@ fn another_version_is_refused_by_number() {
 #[test]
 fn a_medium_that_refuses_every_write_is_not_opened() {
     let medium = Medium::new(64 << 20);
-    for deed in [Deed::RecordsLength, Deed::RecordsWrite] {
-        medium.fail(Some((deed, io::ErrorKind::ReadOnlyFilesystem)));
+    for deed in [Deed::RecordsResize, Deed::RecordsWrite] {
+        medium.fail_deed(Some((deed, io::ErrorKind::ReadOnlyFilesystem)));
         assert_eq!(kind(open(&medium)), ErrorKind::AccessDenied, "{deed:?}");
     }
-    medium.fail(None);
+    medium.fail_deed(None);
     let store = open(&medium).unwrap();
     block_on(async {
         put(&store, 0).await.unwrap();

@@ -5,33 +5,20 @@
     clippy::print_stdout,
     reason = "tests fail by panicking"
 )]
-#![cfg(feature = "disk")]
+#![cfg(all(feature = "disk", feature = "testing"))]
 
+mod crash;
 mod failing;
-mod medium;
-mod power;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod io_error;
 mod space;
 
 use bytes::Bytes;
 use datamesh_core::id::ShardId;
 use datamesh_core::ports::{Batch, Storage, Table};
 use datamesh_core::{ErrorKind, Result};
-use datamesh_store::{DiskOptions, DiskStore};
-
-use self::medium::Medium;
-
-fn options() -> DiskOptions {
-    let mut options = DiskOptions::default();
-    options.volume_bytes = 64 << 10;
-    options.cache_bytes = 1 << 20;
-    options.reader_threads = 1;
-    options.reserve_per_mille = 0;
-    options
-}
-
-fn open(medium: &Medium) -> Result<DiskStore> {
-    DiskStore::open_with(medium.files(), medium.records(), options())
-}
+use datamesh_store::DiskStore;
 
 /// Eight KiB that differ from number to number.
 fn blob(number: u32) -> (ShardId, Bytes) {

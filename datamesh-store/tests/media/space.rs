@@ -10,8 +10,10 @@ use datamesh_store::{DiskOptions, DiskStore};
 use futures::executor::block_on;
 use tempfile::TempDir;
 
-use super::medium::Medium;
-use super::{holds, kind, options, put, remove};
+use datamesh_store::crash::Medium;
+
+use super::harness::options;
+use super::{holds, kind, put, remove};
 
 fn directory_bytes(path: &Path) -> u64 {
     let sizes = std::fs::read_dir(path).unwrap().map(|entry| {
