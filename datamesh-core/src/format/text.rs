@@ -57,7 +57,7 @@ pub(super) fn wrong_prefix(what: &str, text: &str, families: &[&str]) -> Error {
             ErrorKind::Unsupported,
             format!("{what} of version {version} is not known here; upgrade datamesh"),
         ),
-        _ => invalid(what, "its prefix is wrong"),
+        _ => invalid(what, &format!("one begins with {}", families.join(" or "))),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The transport's own thread: the swarm, the dials and what becomes of them.
 
 use std::collections::HashMap;
-use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,10 +12,11 @@ use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError, Swarm, SwarmEvent};
+use libp2p::swarm::{ConnectionId, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId};
 
 use super::behaviour::{Behaviour, BehaviourEvent, Told};
+use super::failure::{deepest, explain, refused, unknown};
 use super::handler::FromHandler;
 use super::names;
 use super::peers::{Shared, lock};
@@ -415,49 +415,6 @@ fn cannot_listen(address: &Multiaddr, error: std::io::Error) -> Error {
     Error::new(ErrorKind::Io, "cannot listen; choose another port or address")
         .with_subject(address)
         .with_source(error)
-}
-
-/// What a failed dial means to the caller.
-fn explain(error: DialError) -> Error {
-    if is_refusal(&error) {
-        return refused("the handshake failed: it has another mesh key, or it is no node".into());
-    }
-    match error {
-        DialError::LocalPeerId { .. } => {
-            Error::new(ErrorKind::InvalidInput, "the address leads to the local node")
-        }
-        DialError::WrongPeerId { obtained, .. } => {
-            let node =
-                names::node_of(&obtained).map_or_else(|| obtained.to_string(), |node| node.to_string());
-            Error::new(ErrorKind::Unavailable, format!("another node answers there: {node}"))
-        }
-        error => Error::new(ErrorKind::Unavailable, format!("nobody answers: {}", deepest(&error))),
-    }
-}
-
-/// Whether a dial failed in the Noise handshake, as it does when the mesh keys differ.
-fn is_refusal(error: &DialError) -> bool {
-    let DialError::Transport(errors) = error else { return false };
-    errors.iter().any(|(_, error)| chain(error).any(|cause| cause.is::<libp2p::noise::Error>()))
-}
-
-/// An error and its causes.
-fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| (*error).source())
-}
-
-/// The last cause, which says most.
-fn deepest(error: &(dyn StdError + 'static)) -> String {
-    chain(error).last().map(ToString::to_string).unwrap_or_default()
-}
-
-fn refused(why: String) -> Error {
-    Error::new(ErrorKind::AccessDenied, format!("the peer is not of this mesh: {why}"))
-}
-
-pub(super) fn unknown(node: NodeId) -> Error {
-    let message = "no address of this node is known; set_peers or connect first";
-    Error::new(ErrorKind::Unavailable, message).with_node(node)
 }
 
 /// The same error for another caller.

@@ -15,6 +15,7 @@ mod buffers;
 mod call;
 mod config;
 mod driver;
+mod failure;
 mod frame;
 mod handler;
 mod muxer;
@@ -101,7 +102,7 @@ impl Libp2pTransport {
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
         let peer = self.shared.peer(&node).filter(|peer| peer.is_known() || peer.session().is_some());
-        peer.ok_or_else(|| driver::unknown(node))
+        peer.ok_or_else(|| failure::unknown(node))
     }
 
     /// Runs a task on the transport's thread; dropping the future ends the task.
