@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod format;
+mod gate;
 pub mod id;
 mod mesh;
 pub mod node;

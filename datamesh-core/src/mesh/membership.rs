@@ -157,8 +157,7 @@ impl Core {
 
     /// Answers another node's exchange: takes its records in, and gives what it may not have.
     pub(super) async fn answer_members(self: &Arc<Self>, records: Vec<Bytes>) -> Reply {
-        let read = |bytes: &Bytes| SignedRecord::decode(bytes, &*self.engine.suite);
-        let records: Vec<SignedRecord> = match records.iter().map(read).collect() {
+        let records = match self.read_records(&records) {
             Ok(records) => records,
             Err(error) => {
                 return Reply::Failed { refusal: crate::format::Refusal::Invalid, text: error.to_string() };
@@ -168,6 +167,12 @@ impl Core {
             tracing::warn!(%error, "member records could not be kept");
         }
         Reply::Members { records: self.page_of_records() }
+    }
+
+    /// Reads and checks the records that are not known yet.
+    fn read_records(&self, records: &[Bytes]) -> Result<Vec<SignedRecord>> {
+        let new = records.iter().filter(|bytes| !self.engine.peers.knows(bytes));
+        new.map(|bytes| SignedRecord::decode(bytes, &*self.engine.suite)).collect()
     }
 
     /// This node's own record and a run of the others, which begins at a random place where they do not all fit.
@@ -187,10 +192,7 @@ impl Core {
     pub(super) async fn exchange(self: &Arc<Self>, node: NodeId) -> Result<()> {
         let request = Request::Members { records: self.page_of_records() };
         match self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT).await? {
-            (Reply::Members { records }, _) => {
-                let read = |bytes: &Bytes| SignedRecord::decode(bytes, &*self.engine.suite);
-                self.take_records(records.iter().map(read).collect::<Result<_>>()?).await
-            }
+            (Reply::Members { records }, _) => self.take_records(self.read_records(&records)?).await,
             (other, _) => Err(crate::peers::unexpected(&other, node)),
         }
     }

@@ -8,7 +8,7 @@ mod tasks;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -16,6 +16,7 @@ use futures::channel::oneshot;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Capability, MeshKey, Ticket, Zone};
+use crate::gate::Gate;
 use crate::id::NodeId;
 use crate::node::{Node, NodeEvent, NodeOptions};
 use crate::object::budget::ByteBudget;
@@ -63,7 +64,9 @@ pub(crate) struct Core {
     tasks: Tasks,
     inbound: Arc<async_lock::Semaphore>,
     inbound_now: AtomicUsize,
-    closed: async_lock::Mutex<bool>,
+    /// Passed by one shutdown at a time.
+    closing: Gate,
+    closed: AtomicBool,
 }
 
 /// The checked parts of a mesh.
@@ -213,6 +216,12 @@ impl Mesh {
         metrics
     }
 
+    /// The shards that peers have staged here and not committed, and their bytes.
+    #[cfg(feature = "sim")]
+    pub(crate) fn staged(&self) -> (usize, u64) {
+        self.core().node.staged()
+    }
+
     /// What this node's store holds and may still take.
     ///
     /// # Errors
@@ -293,7 +302,8 @@ impl Core {
             tasks: Tasks::new(&parts.runtime),
             inbound: Arc::new(async_lock::Semaphore::new(parts.limits.inbound_requests)),
             inbound_now: AtomicUsize::new(0),
-            closed: async_lock::Mutex::new(false),
+            closing: Gate::default(),
+            closed: AtomicBool::new(false),
             limits: parts.limits,
         });
         // From here on, a failure drops the handle, which closes everything.
@@ -338,8 +348,8 @@ impl Core {
     async fn shutdown(&self) -> Result<()> {
         self.tasks.stop();
         self.engine.peers.close();
-        let mut closed = self.closed.lock().await;
-        if *closed {
+        let _alone = self.closing.alone().await;
+        if self.closed.load(Ordering::Relaxed) {
             return Ok(());
         }
         let drained = self.engine.runtime.timeout(DRAIN_LIMIT, self.tasks.finished()).await;
@@ -351,7 +361,7 @@ impl Core {
         }
         let result = self.node.storage().close().await;
         self.engine.events.close();
-        *closed = true;
+        self.closed.store(true, Ordering::Relaxed);
         result.map_err(|error| error.with_operation("shutdown"))
     }
 }

@@ -24,7 +24,7 @@ impl Node {
         if self.name_of(&body).await? != shard {
             return Err(invalid("the bytes are not those of the shard named".into()));
         }
-        let _shared = self.gate.read().await;
+        let _shared = self.gate.together().await;
         let is_new = self.staging().insert(shard, from, self.runtime.now(), body.len() as u64)?;
         let written = self.storage.write_blob(shard, body).await;
         if written.is_err() && is_new {
@@ -48,7 +48,7 @@ impl Node {
         let indexes = check_indexes(&indexes, layout.redundancy.total())?;
         let extent = ExtentId::of(&body);
 
-        let _shared = self.gate.read().await;
+        let _shared = self.gate.together().await;
         let _alone = self.lock_extent(extent).await;
         if self.is_removed(extent.as_bytes()).await? {
             return Ok(Reply::Removed);
@@ -108,7 +108,7 @@ impl Node {
         check_len("manifest", body.len(), MAX_MANIFEST_LEN)?;
         Manifest::decode(&body).map_err(sent_badly)?;
         let object = ObjectId::of(&body);
-        let _shared = self.gate.read().await;
+        let _shared = self.gate.together().await;
         if self.is_removed(object.as_bytes()).await? {
             return Ok(Reply::Removed);
         }

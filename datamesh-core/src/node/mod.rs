@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{MAX_REFUSAL_TEXT_LEN, Refusal, Reply, Request, Tombstone};
+use crate::gate::{Gate, Pass};
 use crate::id::{ExtentId, NodeId, ShardId};
 use crate::ports::{DynStorage, Runtime, Table};
 
@@ -96,8 +97,8 @@ pub struct Node {
     runtime: Arc<dyn Runtime>,
     options: NodeOptions,
     staging: Mutex<Staging>,
-    gate: async_lock::RwLock<()>,
-    extents: [async_lock::Mutex<()>; EXTENT_LOCKS],
+    gate: Gate,
+    extents: [Gate; EXTENT_LOCKS],
 }
 
 impl fmt::Debug for Node {
@@ -121,8 +122,8 @@ impl Node {
     ) -> Result<Arc<Self>> {
         storage.capacity().await?;
         let staging = Mutex::new(Staging::new(MAX_STAGED_SHARDS, options.staged_bytes));
-        let extents = std::array::from_fn(|_| async_lock::Mutex::new(()));
-        let gate = async_lock::RwLock::new(());
+        let extents = std::array::from_fn(|_| Gate::default());
+        let gate = Gate::default();
         Ok(Arc::new(Self { storage, runtime, options, staging, gate, extents }))
     }
 
@@ -181,10 +182,10 @@ impl Node {
     }
 
     /// Keeps changes of one extent's record apart.
-    async fn lock_extent(&self, extent: ExtentId) -> Option<async_lock::MutexGuard<'_, ()>> {
+    async fn lock_extent(&self, extent: ExtentId) -> Option<Pass<'_>> {
         let [first, ..] = extent.as_bytes();
         match self.extents.get(usize::from(*first) % EXTENT_LOCKS) {
-            Some(lock) => Some(lock.lock().await),
+            Some(gate) => Some(gate.alone().await),
             None => None,
         }
     }

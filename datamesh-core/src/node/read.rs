@@ -90,7 +90,7 @@ impl Node {
 
     /// Deletes a shard that is still corrupt when nothing else is under way: it may have been refilled.
     async fn give_up(&self, shard: ShardId) -> Result<Reply> {
-        let _alone = self.gate.write().await;
+        let _alone = self.gate.alone().await;
         match self.storage.read_blob(shard).await {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 self.storage.commit(Batch::new().delete_blob(shard)).await?;

@@ -16,7 +16,7 @@ impl Node {
     /// Drops what this peer staged and nothing uses.
     pub(super) async fn unstage(&self, from: NodeId, shards: Vec<ShardId>) -> Result<Reply> {
         check_count(shards.len())?;
-        let _alone = self.gate.write().await;
+        let _alone = self.gate.alone().await;
         let own: Vec<_> = {
             let staging = self.staging();
             shards.into_iter().filter(|shard| staging.is_from(shard, from)).collect()
@@ -43,7 +43,7 @@ impl Node {
 
     /// Removes a manifest and leaves a tombstone.
     pub(super) async fn remove_object(&self, object: ObjectId, secret: &RemovalSecret) -> Result<Reply> {
-        let _alone = self.gate.write().await;
+        let _alone = self.gate.alone().await;
         let Some(record) = self.stored_manifest(object).await? else {
             return Ok(self.absent_or_removed(object.as_bytes()).await?.0);
         };
@@ -86,7 +86,7 @@ impl Node {
 
     /// Removes one extent, with the gate taken for it alone so that others get their turn between.
     async fn remove_extent(&self, extent: ExtentId) -> Result<()> {
-        let _alone = self.gate.write().await;
+        let _alone = self.gate.alone().await;
         // Another removal may have been faster.
         let Some(record) = self.stored_extent(extent).await? else { return Ok(()) };
         let layout = Layout::decode(&record.layout)?;

@@ -24,7 +24,7 @@ impl Node {
     pub async fn sweep(&self, now: Instant) -> Result<usize> {
         let mut dropped = 0usize;
         loop {
-            let _alone = self.gate.write().await;
+            let _alone = self.gate.alone().await;
             let old = self.staging().older_than(now, STAGED_LIFETIME, SWEEP_PAGE);
             if old.is_empty() {
                 return Ok(dropped);
@@ -58,7 +58,7 @@ impl Node {
 
     /// Sweeps the blobs after a name; returns how many went, and where to go on.
     async fn sweep_page(&self, after: Option<ShardId>) -> Result<(usize, Option<ShardId>)> {
-        let _alone = self.gate.write().await;
+        let _alone = self.gate.alone().await;
         let page = self.storage.scan_blobs(after, SWEEP_PAGE).await?;
         let mut batch = Batch::new();
         for (shard, _) in &page.blobs {

@@ -11,6 +11,7 @@ use futures::{FutureExt, pin_mut};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Layout, PlacementKey, Reply, Request};
+use crate::gate::Gate;
 use crate::id::{ExtentId, NodeId, ShardId};
 use crate::object::gather::gather;
 use crate::object::segment::{Codec, Decoded, Place};
@@ -36,7 +37,7 @@ pub(super) struct ExtentReader {
     id: ExtentId,
     layout: Layout,
     known: Mutex<Known>,
-    describing: async_lock::Mutex<()>,
+    describing: Gate,
 }
 
 /// What is known of the holders.
@@ -75,13 +76,7 @@ impl ExtentReader {
         let holder = |index| guess.as_ref().and_then(|guess| guess.holder(index)).into_iter().collect();
         let known =
             Known { holders: (0..layout.redundancy.total()).map(holder).collect(), ..Known::default() };
-        Self {
-            engine: Arc::clone(engine),
-            id,
-            layout,
-            known: Mutex::new(known),
-            describing: async_lock::Mutex::new(()),
-        }
+        Self { engine: Arc::clone(engine), id, layout, known: Mutex::new(known), describing: Gate::default() }
     }
 
     /// Asks the extent's holders for its layout, in the order of the ranking, and checks it against its name.
@@ -313,7 +308,7 @@ impl ExtentReader {
 
     /// Asks every member what it holds of the extent, once for all segments.
     async fn describe(&self) {
-        let _one_at_a_time = self.describing.lock().await;
+        let _one_at_a_time = self.describing.alone().await;
         if self.known().described {
             return;
         }

@@ -161,6 +161,11 @@ impl Peers {
         self.state().table.merge(record)
     }
 
+    /// Whether this very record was merged before.
+    pub(crate) fn knows(&self, encoded: &[u8]) -> bool {
+        self.state().table.knows(encoded)
+    }
+
     /// Every member's signed record.
     pub(crate) fn records(&self) -> Vec<SignedRecord> {
         self.state().table.records().cloned().collect()

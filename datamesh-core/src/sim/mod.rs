@@ -5,11 +5,17 @@
 //! seen again. An application tests itself on it under partitions, crashes and decay that would take months to come
 //! by otherwise; the engine's own tests do the same.
 
+mod atlas;
+mod campaign;
 mod draws;
 mod failure;
+mod finale;
+mod invariants;
 mod medium;
 mod mesh;
+mod model;
 mod network;
+mod play;
 mod runtime;
 mod storage;
 mod trace;
@@ -17,6 +23,8 @@ mod transport;
 mod watch;
 mod world;
 
+pub use atlas::Misfortune;
+pub use campaign::{Campaign, Summary};
 pub use failure::Failure;
 pub use mesh::{MakeIdentity, Parts, SimBuilder, SimMesh};
 pub use network::Link;

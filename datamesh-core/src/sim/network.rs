@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures::channel::oneshot;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::Request;
 use crate::id::NodeId;
 use crate::ports::{Inbound, Message, ReplySender, TransportEvent};
 use crate::sim::draws::Draws;
@@ -126,7 +127,8 @@ pub(super) struct Endpoint {
 struct Call {
     from: usize,
     to: usize,
-    body_len: usize,
+    /// How long the shard is that it brings.
+    staged: usize,
     result: oneshot::Sender<Result<Message>>,
 }
 
@@ -171,6 +173,8 @@ struct State {
     /// The ways to answer of requests that are handled now, by the call.
     serving: BTreeMap<u64, oneshot::Sender<()>>,
     next: u64,
+    /// The most bytes of shards that each node had under way.
+    peaks: BTreeMap<usize, usize>,
     draws: Draws,
 }
 
@@ -192,6 +196,7 @@ impl Network {
             calls: BTreeMap::new(),
             serving: BTreeMap::new(),
             next: 0,
+            peaks: BTreeMap::new(),
             draws: Draws::new(seed, "network"),
         };
         Arc::new(Self { state: Mutex::new(state) })
@@ -256,9 +261,9 @@ impl Network {
         (state.calls.len(), state.serving.len(), state.links.values().map(|link| link.held.len()).sum())
     }
 
-    /// The bytes of the bodies that a node has under way in requests of its own.
-    pub(super) fn bytes_under_way(&self, node: usize) -> usize {
-        self.state().calls.values().filter(|call| call.from == node).map(|call| call.body_len).sum()
+    /// The most bytes of shards that a node had on their way to holders at a time.
+    pub(super) fn peak_of(&self, node: usize) -> usize {
+        self.state().peaks.get(&node).copied().unwrap_or(0)
     }
 
     pub(super) fn set_lying(&self, node: usize, lying: bool) {
@@ -539,7 +544,11 @@ impl Net {
         let mut state = self.state();
         let connection = state.connections.get(&pair(from, to)).copied().ok_or_else(unreachable)?;
         let call = state.number();
-        state.calls.insert(call, Call { from, to, body_len: message.body.len(), result });
+        state.calls.insert(call, Call { from, to, staged: staged_bytes(&message), result });
+        let own = state.calls.values().filter(|call| call.from == from);
+        let under_way: usize = own.map(|call| call.staged).sum();
+        let peak = state.peaks.entry(from).or_default();
+        *peak = under_way.max(*peak);
         drop(state);
         self.carry(Packet { from, scope, to, connection, call, content: Content::Request(message) });
         Ok((call, answer))
@@ -732,6 +741,13 @@ impl Content {
             Self::Cancel => ("cancel", Bytes::new(), 0),
         }
     }
+}
+
+/// The length of the shard that a request brings, if it brings one.
+fn staged_bytes(message: &Message) -> usize {
+    let stages =
+        !message.body.is_empty() && matches!(Request::decode(&message.head), Ok(Request::Stage { .. }));
+    if stages { message.body.len() } else { 0 }
 }
 
 fn altered(body: &Bytes, draws: &mut Draws) -> Bytes {

@@ -23,6 +23,9 @@ pub(crate) const OUTSIDE: ScopeId = ScopeId(0);
 /// The task that drives the simulation.
 const MAIN: u64 = 0;
 
+/// Steps after which tasks count as spinning when time has not passed: thousands of times what a busy instant takes.
+const MAX_STEPS_OF_INSTANT: u64 = 1_000_000;
+
 /// The shortest and longest time that a job takes on the pool.
 const JOB_TIMES: (Duration, Duration) = (Duration::from_micros(2), Duration::from_micros(200));
 
@@ -99,6 +102,8 @@ pub(crate) enum Stopped {
     NothingLeft,
     /// Virtual time is over.
     OutOfTime,
+    /// Tasks wake each other again and again, and time does not pass.
+    Spinning,
     /// A task or job panicked.
     Panicked(String),
 }
@@ -293,7 +298,15 @@ impl World {
             Arc::new(TaskWaker { world: Arc::downgrade(self), task: MAIN, queued: AtomicBool::new(true) });
         lock(&self.ready).push(MAIN);
         let end = self.now().saturating_add(nanos(until));
+        let (mut instant, mut steps) = (self.now(), 0);
         loop {
+            steps += 1;
+            let now = self.now();
+            if now != std::mem::replace(&mut instant, now) {
+                steps = 0;
+            } else if steps > MAX_STEPS_OF_INSTANT {
+                return Err(Stopped::Spinning);
+            }
             if let Some(task) = self.next_ready() {
                 if task != MAIN {
                     self.poll(task);

@@ -1,4 +1,5 @@
 //! The engine in the simulator.
 
+mod campaigns;
 mod first;
 mod parts;
