@@ -42,16 +42,20 @@ pub enum Bug {
     DropCleanUp,
     /// An older signed record of a member replaces a newer one.
     AcceptOlderRecord,
-    /// A call that is dropped does not give its stream back.
-    LeakStream,
+    /// A request whose caller has gone keeps its place among those that are answered.
+    LeakPlace,
     /// A node forgets what was removed, and takes it back from a late commit.
     ForgetTombstone,
     /// Removing one extent deletes shards that another extent still uses.
     DeleteSharedShard,
-    /// A node applies a repeated operation a second time.
-    ForgetOperation,
     /// A reader hands out the segment before the one that was asked for.
     WrongSegment,
+    /// A put reports success when one node has its manifest.
+    AcknowledgeOneManifest,
+    /// A node answers a commit before its store has made it durable.
+    AcknowledgeBeforeCommit,
+    /// A committed shard stays among those that are staged.
+    KeepStaged,
 }
 
 /// Whether a bug is planted now.

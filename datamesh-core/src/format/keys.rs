@@ -7,6 +7,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{FORMAT_VERSION, TAG_LEN};
+use crate::planted::{Bug, is_active};
 use crate::ports::{CryptoSuite, Nonce, SuiteId};
 
 /// The contexts of every key derivation. Each appears once, and is never used for anything else.
@@ -191,8 +192,10 @@ impl ObjectKeys {
         last: bool,
         buffer: &mut [u8],
     ) -> Result<[u8; TAG_LEN]> {
+        let last = last && !is_active(Bug::SkipLastFlag);
+        let nonce = segment_nonce(if is_active(Bug::ReuseNonce) { 0 } else { index }, last);
         let associated_data = segment_associated_data(suite.id(), salt, index, last);
-        suite.seal(&self.segment, &segment_nonce(index, last), &associated_data, buffer)
+        suite.seal(&self.segment, &nonce, &associated_data, buffer)
     }
 
     /// Checks a segment's tag and decrypts it in place.
@@ -209,8 +212,10 @@ impl ObjectKeys {
         buffer: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> Result<()> {
+        let last = last && !is_active(Bug::SkipLastFlag);
+        let nonce = segment_nonce(if is_active(Bug::ReuseNonce) { 0 } else { index }, last);
         let associated_data = segment_associated_data(suite.id(), salt, index, last);
-        suite.open(&self.segment, &segment_nonce(index, last), &associated_data, buffer, tag)
+        suite.open(&self.segment, &nonce, &associated_data, buffer, tag)
     }
 
     /// Encrypts a header in place and returns its tag.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::format::{Refusal, Reply, Request};
 use crate::mesh::Core;
 use crate::observe::count;
+use crate::planted::{Bug, is_active};
 use crate::ports::{Inbound, Message};
 
 impl Core {
@@ -19,7 +20,10 @@ impl Core {
             let core = Arc::clone(&self);
             let answer = async move {
                 core.inbound_now.fetch_add(1, Ordering::Relaxed);
-                core.answer(inbound).await;
+                let is_lost = core.answer(inbound).await;
+                if is_lost && is_active(Bug::LeakPlace) {
+                    return place.forget();
+                }
                 core.inbound_now.fetch_sub(1, Ordering::Relaxed);
                 drop(place);
             };
@@ -29,7 +33,8 @@ impl Core {
         }
     }
 
-    async fn answer(self: &Arc<Self>, inbound: Inbound) {
+    /// Answers one request, and says whether its caller was gone by then.
+    async fn answer(self: &Arc<Self>, inbound: Inbound) -> bool {
         let Inbound { from, message, reply } = inbound;
         let (answer, body) = match Request::decode(&message.head) {
             Ok(Request::Members { records }) => (self.answer_members(records).await, Bytes::new()),
@@ -43,6 +48,8 @@ impl Core {
             }
         };
         count(&self.engine.counters.inbound_requests, 1);
+        let is_lost = reply.is_canceled();
         reply.send(Message { head: answer.encode(), body });
+        is_lost
     }
 }

@@ -10,6 +10,7 @@ use crate::format::{
     FORMAT_VERSION, Layout, MAX_LAYOUT_LEN, MAX_MANIFEST_LEN, Manifest, Reply, StoredExtent, StoredManifest,
 };
 use crate::id::{ExtentId, NodeId, ObjectId, ShardId};
+use crate::planted::{Bug, is_active};
 use crate::ports::{Batch, MAX_BLOB_LEN, Table};
 
 /// Bodies over this length are hashed on the pool; below it the hand-over costs more than the hash.
@@ -63,11 +64,22 @@ impl Node {
         let batch = shards.iter().fold(batch, |batch, shard| {
             batch.put(Table::ShardUses, use_key(shard, &extent), Bytes::from_static(&[FORMAT_VERSION]))
         });
-        self.storage.commit(batch).await?;
+        self.make_durable(batch).await?;
 
-        let mut staging = self.staging();
-        shards.iter().for_each(|shard| staging.remove(shard));
+        if !is_active(Bug::KeepStaged) {
+            let mut staging = self.staging();
+            shards.iter().for_each(|shard| staging.remove(shard));
+        }
         Ok(Reply::Done)
+    }
+
+    /// Commits what is about to be acknowledged.
+    async fn make_durable(&self, batch: Batch) -> Result<()> {
+        if !is_active(Bug::AcknowledgeBeforeCommit) {
+            return self.storage.commit(batch).await;
+        }
+        let storage = std::sync::Arc::clone(&self.storage);
+        self.runtime.spawn(Box::pin(async move { drop(storage.commit(batch).await) }))
     }
 
     /// The new record of an extent: what was held before stays held.
@@ -115,7 +127,7 @@ impl Node {
         if self.stored_manifest(object).await?.is_none() {
             let record = StoredManifest { manifest: body, committed_at: self.runtime.wall_time() };
             let batch = Batch::new().put(Table::Manifests, id_key(object.as_bytes()), record.encode());
-            self.storage.commit(batch).await?;
+            self.make_durable(batch).await?;
         }
         Ok(Reply::Done)
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
 use subtle::ConstantTimeEq;
 
 use super::commit::shards_of;
@@ -10,6 +9,7 @@ use super::{Node, id_key, use_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Layout, MAX_IDS_OF_MESSAGE, Manifest, RemovalHash, RemovalSecret, Reply, Tombstone};
 use crate::id::{ExtentId, NodeId, ObjectId, ShardId};
+use crate::planted::{Bug, is_active};
 use crate::ports::{Batch, Table};
 
 impl Node {
@@ -48,12 +48,8 @@ impl Node {
             return Ok(self.absent_or_removed(object.as_bytes()).await?.0);
         };
         check_secret(secret, &Manifest::decode(&record.manifest)?.public().removal)?;
-        let batch = Batch::new().delete(Table::Manifests, id_key(object.as_bytes())).put(
-            Table::Tombstones,
-            id_key(object.as_bytes()),
-            self.tombstone(),
-        );
-        self.storage.commit(batch).await?;
+        let batch = Batch::new().delete(Table::Manifests, id_key(object.as_bytes()));
+        self.storage.commit(self.with_tombstone(batch, object.as_bytes())).await?;
         Ok(Reply::Done)
     }
 
@@ -90,22 +86,29 @@ impl Node {
         // Another removal may have been faster.
         let Some(record) = self.stored_extent(extent).await? else { return Ok(()) };
         let layout = Layout::decode(&record.layout)?;
-        let mut batch = Batch::new().delete(Table::Extents, id_key(extent.as_bytes())).put(
-            Table::Tombstones,
-            id_key(extent.as_bytes()),
-            self.tombstone(),
-        );
+        let batch = Batch::new().delete(Table::Extents, id_key(extent.as_bytes()));
+        let mut batch = self.with_tombstone(batch, extent.as_bytes());
         for shard in shards_of(&layout, &record.indexes.into_iter().collect()) {
             batch = batch.delete(Table::ShardUses, use_key(&shard, &extent));
-            if !self.staging().contains(&shard) && !self.is_used(&shard, Some(&extent)).await? {
+            if !self.staging().contains(&shard) && !self.is_shared(&shard, &extent).await? {
                 batch = batch.delete_blob(shard);
             }
         }
         self.storage.commit(batch).await
     }
 
-    fn tombstone(&self) -> Bytes {
-        Tombstone { removed_at: self.runtime.wall_time() }.encode()
+    /// Whether another extent uses a shard of this one.
+    async fn is_shared(&self, shard: &ShardId, extent: &ExtentId) -> Result<bool> {
+        Ok(!is_active(Bug::DeleteSharedShard) && self.is_used(shard, Some(extent)).await?)
+    }
+
+    /// Adds that an object or extent was removed.
+    fn with_tombstone(&self, batch: Batch, id: &[u8; 32]) -> Batch {
+        if is_active(Bug::ForgetTombstone) {
+            return batch;
+        }
+        let tombstone = Tombstone { removed_at: self.runtime.wall_time() };
+        batch.put(Table::Tombstones, id_key(id), tombstone.encode())
     }
 }
 

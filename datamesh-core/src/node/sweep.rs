@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Node;
 use crate::error::Result;
 use crate::id::ShardId;
+use crate::planted::{Bug, is_active};
 use crate::ports::{Batch, Instant};
 
 /// How long a staged shard waits for its commit.
@@ -25,7 +26,8 @@ impl Node {
         let mut dropped = 0usize;
         loop {
             let _alone = self.gate.alone().await;
-            let old = self.staging().older_than(now, STAGED_LIFETIME, SWEEP_PAGE);
+            let lifetime = if is_active(Bug::SweepInFlight) { Duration::ZERO } else { STAGED_LIFETIME };
+            let old = self.staging().older_than(now, lifetime, SWEEP_PAGE);
             if old.is_empty() {
                 return Ok(dropped);
             }
@@ -58,11 +60,12 @@ impl Node {
 
     /// Sweeps the blobs after a name; returns how many went, and where to go on.
     async fn sweep_page(&self, after: Option<ShardId>) -> Result<(usize, Option<ShardId>)> {
-        let _alone = self.gate.alone().await;
+        let _alone = if is_active(Bug::SweepInFlight) { None } else { Some(self.gate.alone().await) };
         let page = self.storage.scan_blobs(after, SWEEP_PAGE).await?;
         let mut batch = Batch::new();
         for (shard, _) in &page.blobs {
-            if !self.staging().contains(shard) && !self.is_used(shard, None).await? {
+            let staged = self.staging().contains(shard) && !is_active(Bug::SweepInFlight);
+            if !staged && !self.is_used(shard, None).await? {
                 batch = batch.delete_blob(*shard);
             }
         }

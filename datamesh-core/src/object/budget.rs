@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::planted::{Bug, is_active};
+
 /// A first-come, first-served semaphore over bytes, shared by the operations of a mesh.
 ///
 /// A permit is taken before memory is, and given back when it is dropped. An operation that holds nothing gets its
@@ -129,7 +131,7 @@ impl Share {
         let mut state = self.budget.lock();
         state.next += 1;
         let ticket = state.next;
-        let bytes = bytes.min(state.limit);
+        let bytes = if is_active(Bug::IgnoreBudget) { 0 } else { bytes.min(state.limit) };
         state.queue.push_back(Waiting { ticket, share: self.id, bytes, waker: None });
         Take { share: self.clone(), ticket, bytes, done: false }
     }

@@ -19,6 +19,7 @@ use crate::object::extent_read::ExtentReader;
 use crate::object::manifest::find_manifest;
 use crate::object::segment::{Codec, Coder, Place};
 use crate::observe::count;
+use crate::planted::{Bug, is_active};
 use crate::ports::Redundancy;
 
 /// What an object's manifest tells its readers.
@@ -181,9 +182,10 @@ impl OpenObject {
         let rest = stream::iter(segments)
             .map(move |index| {
                 let (object, share) = (Arc::clone(&object), share.clone());
+                let taken = if is_active(Bug::WrongSegment) { index.saturating_sub(1) } else { index };
                 let base = index * segment_len;
                 let wanted = range.start.saturating_sub(base)..(range.end - base).min(segment_len);
-                async move { object.read_segment(index, wanted, &share).await }
+                async move { object.read_segment(taken, wanted, &share).await }
             })
             .buffered(window);
         stream::iter(inline).chain(rest)

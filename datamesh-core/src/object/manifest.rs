@@ -16,6 +16,7 @@ use crate::object::{ASK_LIMIT, Engine, STORE_LIMIT};
 use crate::observe::{Event, count};
 use crate::peers::unexpected;
 use crate::placement::rank;
+use crate::planted::{Bug, is_active};
 use crate::ports::Redundancy;
 
 /// How many more nodes are asked at a time when the first holders do not have a manifest.
@@ -53,12 +54,16 @@ pub(super) async fn write_manifest(
     let wanted = (redundancy.parity() + 1).min(ranking.len());
     let mut candidates = ranking.nodes();
     let mut outcome = Outcome { all_full: true, ..Outcome::default() };
+    let wanted = if is_active(Bug::AcknowledgeOneManifest) { 1 } else { wanted };
     while outcome.stored.len() < wanted {
         let round: Vec<NodeId> = candidates.by_ref().take(wanted - outcome.stored.len()).collect();
         if round.is_empty() {
             break;
         }
         store_round(engine, operation, manifest, round, &mut outcome).await;
+    }
+    if is_active(Bug::AcknowledgeOneManifest) && !outcome.stored.is_empty() {
+        return Ok(ranking.manifest_holders(redundancy));
     }
     if outcome.stored.len() >= least.max(1) {
         return Ok(outcome.stored);
@@ -224,6 +229,7 @@ impl Search<'_> {
                 self.engine.events.emit(Event::WrongManifest { node, object: self.object });
                 self.silent.insert(node);
             }
+            Err(_) if is_active(Bug::TimeoutIsAbsence) => drop(self.absent.insert(node)),
             Ok(_) | Err(_) => drop(self.silent.insert(node)),
         }
         None

@@ -21,6 +21,7 @@ use crate::object::budget::ByteBudget;
 use crate::object::buffer::BufferPool;
 use crate::observe::{Counters, EventHub};
 use crate::peers::Peers;
+use crate::planted::{Bug, is_active};
 use crate::ports::{CryptoSuite, ErasureCode, Files, Redundancy, Runtime};
 
 pub(crate) use get::OpenObject;
@@ -68,7 +69,8 @@ impl Engine {
     /// Enough to keep every CPU thread and every holder busy; no more than a quarter of the budget, so that a few
     /// operations run side by side.
     pub(crate) fn window(&self, segment_bytes: usize) -> usize {
-        let by_budget = self.budget.limit() / 4 / segment_bytes.max(1);
+        let limit = if is_active(Bug::IgnoreBudget) { usize::MAX } else { self.budget.limit() };
+        let by_budget = limit / 4 / segment_bytes.max(1);
         by_budget.clamp(1, 4 * self.runtime.parallelism().max(1) + 4)
     }
 }

@@ -26,6 +26,7 @@ use crate::object::source::{Input, Source};
 use crate::object::{ASK_LIMIT, Engine, ProgressFn};
 use crate::observe::count;
 use crate::placement::rank;
+use crate::planted::{Bug, is_active};
 use crate::ports::Redundancy;
 
 /// How many names one clean-up request carries.
@@ -565,6 +566,9 @@ impl CleanUp {
 impl Drop for CleanUp {
     fn drop(&mut self) {
         let Some(stages) = self.stages.take() else { return };
+        if is_active(Bug::DropCleanUp) {
+            return;
+        }
         count(&stages.engine.counters.puts_failed, 1);
         let runtime = Arc::clone(&stages.engine.runtime);
         // A runtime that is gone cleans nothing up; the holders' sweeps do.

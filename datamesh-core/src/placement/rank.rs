@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use crate::id::NodeId;
 use crate::placement::Member;
+use crate::planted::{Bug, is_active};
 use crate::ports::Redundancy;
 
 /// Fractional bits of the fixed-point logarithm. Forty resolve draws of thousands of members, whose
@@ -38,7 +39,18 @@ pub fn rank<'a>(key: &[u8; 32], members: &'a [Member]) -> Ranking<'a> {
         .collect();
     scored.sort_by(|a, b| compare(*a, *b));
     scored.dedup_by_key(|(_, member)| member.node);
+    if is_active(Bug::HashOrderPlacement) {
+        in_hash_order(&mut scored);
+    }
     Ranking { key: *key, members: scored.into_iter().map(|(_, member)| member).collect() }
+}
+
+/// What a placement would do that went through a hash table: the order differs from run to run.
+#[expect(clippy::disallowed_types, reason = "this is the bug that is planted")]
+fn in_hash_order<T>(all: &mut [(T, &Member)]) {
+    use std::hash::{BuildHasher, RandomState};
+    let state = RandomState::new();
+    all.sort_by_key(|(_, member)| state.hash_one(member.node));
 }
 
 impl<'a> Ranking<'a> {

@@ -155,7 +155,7 @@ impl Campaign {
             Ok(()) => Ok(play.summary()),
             Err(broken) => {
                 let failure = sim.failure(broken.invariant, broken.details);
-                Err(Failure { options, ..failure })
+                Err(Failure { options, at: broken.at, ..failure })
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::format::{Layout, StoredExtent};
 use crate::id::{ExtentId, NodeId, ObjectId, ShardId};
 use crate::mesh::Mesh;
@@ -139,6 +139,13 @@ pub(super) fn i8_margins_are_as_acknowledged(sim: &SimMesh, model: &Model) -> Ch
     for (id, object) in model.objects.iter().filter(|(_, object)| object.state == State::Stored) {
         let lost = model.damaged_holders(object).len();
         let Some(least) = object.margin.checked_sub(lost) else { continue };
+        let manifests = holders_of_manifest(sim, id);
+        if manifests <= least {
+            let (said, name) = (object.margin, id.fmt_short());
+            return Err(format!(
+                "object {name} was acknowledged with {said}, {lost} lost; {manifests} manifests"
+            ));
+        }
         for extent in &object.extents {
             let now = held.get(extent).and_then(|(data, holders)| margin(holders, *data));
             if now.is_none_or(|now| now < least) {
@@ -151,6 +158,12 @@ pub(super) fn i8_margins_are_as_acknowledged(sim: &SimMesh, model: &Model) -> Ch
         }
     }
     Ok(())
+}
+
+fn holders_of_manifest(sim: &SimMesh, object: &ObjectId) -> usize {
+    let key = (Table::Manifests, Bytes::copy_from_slice(object.as_bytes()));
+    let has = |node: &usize| sim.medium(*node).is_ok_and(|medium| lock(&medium).records().contains_key(&key));
+    (0..sim.len()).filter(has).count()
 }
 
 /// Nothing stays on the disks of an object whose removal reached everybody.
@@ -209,9 +222,4 @@ pub(super) fn promised(model: &Model, object: &Object, reader: usize, since: std
         && model.blip < since
         && !unwell.contains(&reader)
         && model.is_promised(object, &unwell)
-}
-
-/// Errors that say that something went wrong with the caller and not with the mesh.
-pub(super) fn is_own_fault(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Closed | ErrorKind::TimedOut)
 }

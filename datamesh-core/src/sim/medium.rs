@@ -55,10 +55,6 @@ impl Medium {
         self.writes
     }
 
-    pub(super) fn blobs(&self) -> impl Iterator<Item = (&ShardId, &Bytes)> {
-        self.blobs.iter()
-    }
-
     pub(super) fn blob(&self, id: &ShardId) -> Option<&Bytes> {
         self.blobs.get(id)
     }

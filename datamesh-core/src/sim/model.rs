@@ -12,8 +12,9 @@ use crate::ports::Table;
 use crate::sim::mesh::SimMesh;
 use crate::sim::world::lock;
 
-/// For how long after its recovery a node may still be behind.
-const RECOVERY: Duration = Duration::from_secs(2);
+/// For how long after its recovery a node may still be behind: dials that began before fail after it, and packets that
+/// were lost before are sent again.
+const RECOVERY: Duration = Duration::from_secs(10);
 
 /// What an object's user knows of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -43,6 +43,7 @@ const RESTARTS: usize = 60;
 /// A promise that was broken.
 #[derive(Debug, Clone)]
 pub(super) struct Broken {
+    pub(super) at: Duration,
     pub(super) invariant: &'static str,
     pub(super) details: String,
 }
@@ -109,8 +110,8 @@ impl Play {
     /// Notes a broken promise; the first one counts.
     pub(super) fn must(&self, invariant: &'static str, about: &str, check: Check) {
         if let Err(text) = check {
-            let details = format!("{about}: {text}");
-            lock(&self.broken).get_or_insert(Broken { invariant, details });
+            let (at, details) = (self.sim.now(), format!("{about}: {text}"));
+            lock(&self.broken).get_or_insert(Broken { at, invariant, details });
         }
     }
 
@@ -282,9 +283,24 @@ impl Play {
         let Some(object) = model.objects.get(&id).cloned() else { return };
         let promised = before.state == State::Stored && must::promised(&model, &object, node, begun);
         let stays = before.state == State::Stored && object.state == State::Stored;
-        let intact = stays && model.is_promised(&object, &Default::default());
+        // Who lies has lost what it holds, as far as its readers can see.
+        let intact = stays && model.is_promised(&object, &model.liars);
+        let about = match outcome {
+            Ok(_) => format!("get of {} on node {node}", id.fmt_short()),
+            Err(error) => {
+                let missing: Vec<_> =
+                    error.missing().iter().filter_map(|id| self.sim.number_of(id)).collect();
+                format!(
+                    "get of {} on node {node} from {begun:?}, margin {}, holders {:?}, damaged {:?}, unwell {:?}, missing {missing:?}",
+                    id.fmt_short(),
+                    object.margin,
+                    object.holders,
+                    model.damaged_holders(&object),
+                    model.unwell_since(begun),
+                )
+            }
+        };
         drop(model);
-        let about = format!("get of {} on node {node}", id.fmt_short());
         let [from, to] = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(0));
         let expected = object.content.get(from..to).unwrap_or_default();
         self.must("i2_no_wrong_bytes", &about, must::i2_no_wrong_bytes(expected, outcome));
@@ -332,7 +348,9 @@ impl Play {
             let draws = Draws::new(draws.next_u64(), kind.name());
             running.push(self.sim.beside(Arc::clone(self).befall(kind, node, draws)));
         }
-        future::join_all(running).await;
+        if lock(&self.broken).is_none() {
+            future::join_all(running).await;
+        }
     }
 
     async fn befall(self: Arc<Self>, kind: Misfortune, node: usize, mut draws: Draws) {
