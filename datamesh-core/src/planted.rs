@@ -52,6 +52,12 @@ pub enum Bug {
     ForgetOperation,
     /// A reader hands out the segment before the one that was asked for.
     WrongSegment,
+    /// The disk store commits the steps of one batch in two transactions.
+    SplitCommit,
+    /// The disk store drops the syncs of its records file.
+    ForgetRecordsSync,
+    /// The disk store commits the records of a batch without the blobs that were written before it.
+    ForgetBlobIndex,
 }
 
 /// Whether a bug is planted now.
