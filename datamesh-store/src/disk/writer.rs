@@ -124,7 +124,7 @@ impl Writer {
                 }
                 Request::Commit { mut steps, reply } => {
                     let payload = limits::added_bytes(&steps);
-                    if is_active(Bug::SplitCommit) {
+                    if is_active(Bug::SplitCommit) && group.transaction.is_none() {
                         let half = steps.drain(..steps.len() / 2).collect();
                         let mut first = Group::default();
                         self.guarded(|writer| writer.apply(&mut first, half));

@@ -145,6 +145,7 @@ impl Teller {
             Step::Compact => self.store.compact().await,
             Step::Reopen => {
                 let closed = self.store.close().await;
+                self.world.forget_loose();
                 self.store = open(&self.medium)?;
                 closed
             }
