@@ -56,6 +56,12 @@ pub enum Bug {
     AcknowledgeBeforeCommit,
     /// A committed shard stays among those that are staged.
     KeepStaged,
+    /// The disk store commits the steps of one batch in two transactions.
+    SplitCommit,
+    /// The disk store drops the syncs of its records file.
+    ForgetRecordsSync,
+    /// The disk store commits the records of a batch without the blobs that were written before it.
+    ForgetBlobIndex,
 }
 
 /// Whether a bug is planted now.

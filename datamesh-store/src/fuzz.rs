@@ -62,7 +62,7 @@ mod hostile {
     use redb::{Builder, StorageBackend};
 
     use crate::DiskStore;
-    use crate::disk::{BLOBS, VOLUMES};
+    use crate::disk::{BLOBS, VOLUMES, sealed};
 
     /// A records file with these rows, as a process left it that ended.
     pub(super) fn records(rows: &[u8]) -> Option<InMemoryBackend> {
@@ -73,9 +73,15 @@ mod hostile {
             let number = u32::try_from(number).ok()?;
             if number.is_multiple_of(2) {
                 let id = ShardId::of(&number.to_le_bytes());
-                transaction.open_table(BLOBS).ok()?.insert(id.as_bytes(), row).ok()?;
+                transaction
+                    .open_table(BLOBS)
+                    .ok()?
+                    .insert(id.as_bytes(), &sealed("blobs", id.as_bytes(), *row))
+                    .ok()?;
             } else {
-                transaction.open_table(VOLUMES).ok()?.insert(number / 2 + 1, row).ok()?;
+                let volume = number / 2 + 1;
+                let row = sealed("volumes", &volume.to_le_bytes(), *row);
+                transaction.open_table(VOLUMES).ok()?.insert(volume, &row).ok()?;
             }
         }
         transaction.commit().ok()?;

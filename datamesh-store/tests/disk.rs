@@ -123,7 +123,8 @@ fn a_damaged_records_file_is_a_typed_error_or_right_answers() {
     block_on(async { (fill(&store, 10).await, store.close().await.unwrap()) });
     let path = directory.path().join("records.redb");
     let good = std::fs::read(&path).unwrap();
-    for round in 0..40_usize {
+    let (mut refused, mut whole) = (0, 0);
+    for round in 0..120_usize {
         let mut bytes = good.clone();
         let at = (round * 7919 * 13) % bytes.len();
         match round % 4 {
@@ -133,16 +134,47 @@ fn a_damaged_records_file_is_a_typed_error_or_right_answers() {
             _ => bytes.iter_mut().take(64 + round).skip(round).for_each(|byte| *byte ^= 0x55),
         }
         std::fs::write(&path, bytes).unwrap();
-        let Ok(store) = DiskStore::open(directory.path(), options()) else { continue };
-        for seed in 0..10 {
-            let (id, bytes) = blob(seed);
-            if let Ok(Some(found)) = block_on(store.read_blob(id)) {
-                assert!(found == bytes);
+        let store = match DiskStore::open(directory.path(), options()) {
+            Ok(store) => store,
+            Err(error) => {
+                assert!(
+                    [ErrorKind::Corrupt, ErrorKind::Unsupported].contains(&error.kind()),
+                    "{round}: {error:?}"
+                );
+                refused += 1;
+                continue;
             }
-            let _ = block_on(store.read_record(Table::Work, Bytes::copy_from_slice(&seed.to_be_bytes())));
+        };
+        // What was opened was looked through, so everything is there.
+        whole += 1;
+        for seed in 0..10_u32 {
+            let (id, bytes) = blob(seed);
+            assert!(block_on(store.read_blob(id)).unwrap() == Some(bytes), "round {round}: blob {seed}");
+            let key = Bytes::copy_from_slice(&seed.to_be_bytes());
+            let record = block_on(store.read_record(Table::Work, key)).unwrap();
+            assert_eq!(record.as_deref(), Some(&id.as_bytes()[..]), "round {round}: record {seed}");
         }
         block_on(store.close()).unwrap();
     }
+    assert!(refused > 30 && whole > 0, "{refused} refused, {whole} whole");
+}
+
+#[test]
+fn what_lies_in_the_lock_file_or_was_left_half_made_is_of_no_matter() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    block_on(async { (fill(&store, 3).await, store.close().await.unwrap()) });
+    for bytes in [&b""[..], b"garbage", &[0; 9000]] {
+        std::fs::write(directory.path().join("datamesh.lock"), bytes).unwrap();
+        std::fs::write(directory.path().join("records.redb.new"), bytes).unwrap();
+        std::fs::write(directory.path().join("volumes/notes.txt"), bytes).unwrap();
+        let store = open(directory.path());
+        assert_eq!(kind(DiskStore::open(directory.path(), options())), ErrorKind::Locked);
+        assert!(block_on(store.read_blob(blob(2).0)).unwrap().is_some());
+        block_on(store.close()).unwrap();
+    }
+    std::fs::remove_file(directory.path().join("datamesh.lock")).unwrap();
+    block_on(open(directory.path()).close()).unwrap();
 }
 
 #[test]

@@ -176,7 +176,6 @@ impl Medium {
         let mut state = self.state();
         if deed.changes() && state.held {
             state.arrived = true;
-            self.0.changed.notify_all();
             let waited = self.0.changed.wait_while(state, |state| state.held);
             state = waited.unwrap_or_else(PoisonError::into_inner);
         }
@@ -281,10 +280,9 @@ impl Failure {
 pub struct Hold<'a>(&'a Medium);
 
 impl Hold<'_> {
-    /// Waits until somebody waits to change the medium.
-    pub fn wait_for_arrival(&self) {
-        let waited = self.0.0.changed.wait_while(self.0.state(), |state| !state.arrived);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    /// Whether somebody waits to change the medium.
+    pub fn has_arrived(&self) -> bool {
+        self.0.state().arrived
     }
 }
 

@@ -8,23 +8,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use datamesh_core::id::ShardId;
+use datamesh_core::planted::{Bug, is_active};
 use datamesh_core::ports::{RecordPage, Table};
 use datamesh_core::{Error, ErrorKind, Result};
-use redb::backends::FileBackend;
+use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
-    BackendError, Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
-    TableDefinition, WriteTransaction,
+    BackendError, Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    StorageBackend, TableDefinition, WriteTransaction,
 };
 
-use super::volume::{Location, STORE_VERSION, VolumeRow};
+use super::volume::{self, CHECK_LEN, Location, Row, STORE_VERSION, VolumeRow};
 use crate::limits::PAGE_BYTES;
 
 pub(crate) type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 pub(crate) const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
-pub(crate) const BLOBS: TableDefinition<'static, &'static [u8; 32], &'static [u8; 16]> =
+pub(crate) const BLOBS: TableDefinition<'static, &'static [u8; 32], &'static Row> =
     TableDefinition::new("blobs");
-pub(crate) const VOLUMES: TableDefinition<'static, u32, &'static [u8; 16]> = TableDefinition::new("volumes");
+pub(crate) const VOLUMES: TableDefinition<'static, u32, &'static Row> = TableDefinition::new("volumes");
 
 const VERSION_KEY: &str = "version";
 const STORE_ID_KEY: &str = "store";
@@ -48,7 +49,12 @@ pub(crate) fn rows(table: Table) -> Rows {
 pub(crate) fn open(
     backend: TrackedBackend,
     cache_bytes: usize,
+    check_bytes: u64,
 ) -> Result<(Database, [u8; 16], BTreeMap<u32, VolumeRow>)> {
+    let length = backend.length().load(Ordering::Relaxed);
+    if (1..=check_bytes).contains(&length) {
+        look_through(&backend, length, cache_bytes)?;
+    }
     let database = Builder::new().set_cache_size(cache_bytes).create_with_backend(backend);
     let database = database.map_err(|error| failed("the records file could not be opened", error))?;
     let store = identify(&database)?;
@@ -69,13 +75,15 @@ fn identify(database: &Database) -> Result<[u8; 16]> {
                     Error::io("the system gave no randomness", io::Error::other(error.to_string()))
                 })?;
                 meta.insert(VERSION_KEY, &STORE_VERSION.to_le_bytes()[..]).map_err(broken)?;
-                meta.insert(STORE_ID_KEY, &store[..]).map_err(broken)?;
+                let row = volume::sealed("meta", STORE_ID_KEY.as_bytes(), store);
+                meta.insert(STORE_ID_KEY, &row[..]).map_err(broken)?;
                 store
             }
             Some(version) if version == STORE_VERSION.to_le_bytes() => {
                 let store = meta.get(STORE_ID_KEY).map_err(broken)?;
-                let store = store.and_then(|store| store.value().try_into().ok());
-                store.ok_or_else(|| corrupt("the store has no id"))?
+                let row: Option<Row> = store.and_then(|store| store.value().try_into().ok());
+                let store = row.and_then(|row| volume::opened("meta", STORE_ID_KEY.as_bytes(), &row));
+                store.ok_or_else(|| corrupt("the store's id is damaged"))?
             }
             Some(version) => return Err(unknown_version(&version)),
         }
@@ -105,10 +113,31 @@ fn read_volumes(database: &Database) -> Result<BTreeMap<u32, VolumeRow>> {
     let mut volumes = BTreeMap::new();
     for entry in table.range::<u32>(..).map_err(broken)? {
         let (volume, row) = entry.map_err(broken)?;
-        let row = VolumeRow::decode(row.value()).ok_or_else(|| corrupt("a volume's row is damaged"))?;
-        volumes.insert(volume.value(), row);
+        let volume = volume.value();
+        let row = VolumeRow::decode(volume, row.value());
+        volumes.insert(volume, row.ok_or_else(|| corrupt("a volume's row is damaged"))?);
     }
     Ok(volumes)
+}
+
+/// Looks through a records file that is not open: every page that leads to a row, against redb's checksums.
+///
+/// redb itself looks at them only after a crash, and a page that is old or in the wrong place could hide rows. The check
+/// repairs what it can, by going back to an older commit, so it is given a copy in memory.
+fn look_through(backend: &dyn StorageBackend, length: u64, cache_bytes: usize) -> Result<()> {
+    let cannot = |error| Error::io("the records file could not be read", error);
+    let copy = InMemoryBackend::new();
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    backend.read(0, &mut bytes).map_err(cannot)?;
+    copy.set_len(length).and_then(|()| copy.write(0, &bytes)).map_err(cannot)?;
+    drop(bytes);
+    let opened = Builder::new().set_cache_size(cache_bytes).create_with_backend(copy);
+    let checked = opened.and_then(|mut database| database.check_integrity());
+    match checked {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(corrupt("the records file has pages that do not fit together")),
+        Err(error) => Err(failed("the records file could not be looked through", error)),
+    }
 }
 
 /// A write transaction that survives a crash without a walk over the file at the next open.
@@ -123,8 +152,8 @@ pub(crate) fn begin_read(database: &Database) -> Result<ReadTransaction> {
     database.begin_read().map_err(broken)
 }
 
-pub(crate) fn decode_location(id: &ShardId, row: &[u8; 16]) -> Result<Location> {
-    Location::decode(row).ok_or_else(|| corrupt("a blob's index row is damaged").with_subject(id))
+pub(crate) fn decode_location(id: &ShardId, row: &Row) -> Result<Location> {
+    Location::decode(id, row).ok_or_else(|| corrupt("a blob's index row is damaged").with_subject(id))
 }
 
 /// Where a committed blob lies.
@@ -152,9 +181,21 @@ pub(crate) fn blobs_after(
 }
 
 pub(crate) fn find_record(transaction: &ReadTransaction, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-    let table = transaction.open_table(rows(table)).map_err(broken)?;
-    let value = table.get(key).map_err(broken)?;
-    Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
+    let opened = transaction.open_table(rows(table)).map_err(broken)?;
+    let row = opened.get(key).map_err(broken)?;
+    row.map(|row| open_record(table, key, row.value()).map(Bytes::copy_from_slice)).transpose()
+}
+
+/// A record's value with its check, as it is kept.
+pub(crate) fn sealed_record(table: Table, key: &[u8], value: &[u8]) -> Vec<u8> {
+    [value, &volume::check(table.name(), key, value)].concat()
+}
+
+/// The value of a record whose check is right.
+fn open_record<'a>(table: Table, key: &[u8], row: &'a [u8]) -> Result<&'a [u8]> {
+    let opened = row.split_last_chunk::<CHECK_LEN>();
+    let whole = opened.filter(|(value, sum)| volume::check(table.name(), key, value) == **sum);
+    whole.map(|(value, _)| value).ok_or_else(|| corrupt("a record is damaged"))
 }
 
 pub(crate) fn record_page(
@@ -164,18 +205,19 @@ pub(crate) fn record_page(
     after: Option<&[u8]>,
     limit: usize,
 ) -> Result<RecordPage> {
-    let table = transaction.open_table(rows(table)).map_err(broken)?;
+    let opened = transaction.open_table(rows(table)).map_err(broken)?;
     let start = match after {
         Some(after) if after >= prefix => Bound::Excluded(after),
         _ => Bound::Included(prefix),
     };
     let (mut page, mut bytes) = (RecordPage::default(), 0);
-    for entry in table.range::<&[u8]>((start, Bound::Unbounded)).map_err(broken)? {
+    for entry in opened.range::<&[u8]>((start, Bound::Unbounded)).map_err(broken)? {
         let (key, value) = entry.map_err(broken)?;
         let (key, value) = (key.value(), value.value());
         if !key.starts_with(prefix) {
             break;
         }
+        let value = open_record(table, key, value)?;
         bytes += value.len();
         if page.records.len() >= limit || (bytes > PAGE_BYTES && !page.records.is_empty()) {
             page.more = true;
@@ -281,6 +323,9 @@ impl StorageBackend for TrackedBackend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if is_active(Bug::ForgetRecordsSync) {
+            return Ok(());
+        }
         self.count(self.inner.sync_data())
     }
 

@@ -33,6 +33,8 @@ use self::files::Files;
 #[cfg(feature = "testing")]
 pub(crate) use self::index::{BLOBS, VOLUMES};
 use self::shared::Shared;
+#[cfg(feature = "testing")]
+pub(crate) use self::volume::sealed;
 use self::writer::Writer;
 use crate::limits;
 
@@ -50,6 +52,9 @@ pub struct DiskOptions {
     pub reserve_per_mille: u16,
     /// Memory for pages of the records file. Default 16 MiB.
     pub cache_bytes: usize,
+    /// A records file up to this length is looked through whole when it is opened, so that a damaged page cannot hide
+    /// records; of a longer one each row is checked when it is read. Default 16 MiB, which takes some tens of milliseconds.
+    pub check_bytes: u64,
     /// The length at which a volume is ended. Default 256 MiB, at most 1 GiB.
     pub volume_bytes: u64,
     /// Threads that read. Default 2, at most 16.
@@ -62,6 +67,7 @@ impl Default for DiskOptions {
             capacity_bytes: None,
             reserve_per_mille: 50,
             cache_bytes: 16 << 20,
+            check_bytes: 16 << 20,
             volume_bytes: 256 << 20,
             reader_threads: 2,
         }

@@ -59,7 +59,7 @@ fn make_records(files: &OsFiles, directory: &Path, records: &Path) -> Result<()>
         _ => {}
     }
     let backend = TrackedBackend::new(index::file_backend(&temporary)?).map_err(cannot)?;
-    drop(index::open(backend, 1 << 20)?);
+    drop(index::open(backend, 1 << 20, 0)?);
     File::open(&temporary).and_then(|file| file.sync_all()).map_err(cannot)?;
     std::fs::rename(&temporary, records).map_err(cannot)?;
     sync_directory(directory).map_err(cannot)
@@ -74,7 +74,8 @@ pub(crate) fn prepare(
     let backend =
         TrackedBackend::new(backend).map_err(|error| Error::io("the records file has no length", error))?;
     let (records, failures) = (backend.length(), backend.failures());
-    let opened = catch_unwind(AssertUnwindSafe(|| index::open(backend, options.cache_bytes)));
+    let opened =
+        catch_unwind(AssertUnwindSafe(|| index::open(backend, options.cache_bytes, options.check_bytes)));
     let (database, store, volumes) =
         opened.unwrap_or_else(|_| Err(index::corrupt("the records file has pages that cannot be")))?;
     sweep(&*files, &volumes).map_err(|error| Error::io("the volumes could not be swept", error))?;

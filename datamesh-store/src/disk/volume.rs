@@ -21,17 +21,49 @@ pub(crate) struct Location {
     pub(crate) length: u32,
 }
 
+/// A row of the tables `blobs` and `volumes`: sixteen bytes and their check.
+pub(crate) type Row = [u8; 16 + CHECK_LEN];
+
+/// The bytes of the check at the end of every row of the records file.
+pub(crate) const CHECK_LEN: usize = 8;
+
+/// What stands at the end of a row: it ties the bytes to their table and key, since redb looks at the checksums of
+/// its pages only after a crash.
+pub(crate) fn check(table: &str, key: &[u8], value: &[u8]) -> [u8; CHECK_LEN] {
+    let mut hasher = blake3::Hasher::new();
+    for part in [table.as_bytes(), key, value] {
+        hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+    }
+    let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
+    [a, b, c, d, e, f, g, h]
+}
+
+/// A row with its check.
+pub(crate) fn sealed(table: &str, key: &[u8], value: [u8; 16]) -> Row {
+    let mut row = [0; 16 + CHECK_LEN];
+    put(&mut row, 0, &value);
+    put(&mut row, 16, &check(table, key, &value));
+    row
+}
+
+/// The value of a row, `None` where its check fails.
+pub(crate) fn opened(table: &str, key: &[u8], row: &Row) -> Option<[u8; 16]> {
+    let value = take(row, 0)?;
+    (take(row, 16)? == check(table, key, &value)).then_some(value)
+}
+
 impl Location {
-    pub(crate) fn encode(self) -> [u8; 16] {
+    pub(crate) fn encode(self, id: &ShardId) -> Row {
         let mut row = [0; 16];
         put(&mut row, 0, &self.volume.to_le_bytes());
         put(&mut row, 4, &self.length.to_le_bytes());
         put(&mut row, 8, &self.offset.to_le_bytes());
-        row
+        sealed("blobs", id.as_bytes(), row)
     }
 
-    /// `None` for a row that no store writes.
-    pub(crate) fn decode(row: &[u8; 16]) -> Option<Self> {
+    /// `None` for a row that no store writes for this blob.
+    pub(crate) fn decode(id: &ShardId, row: &Row) -> Option<Self> {
+        let row = &opened("blobs", id.as_bytes(), row)?;
         let length = u32::from_le_bytes(take(row, 4)?);
         let offset = u64::from_le_bytes(take(row, 8)?);
         let sane = length as usize <= MAX_BLOB_LEN
@@ -61,14 +93,16 @@ pub(crate) struct VolumeRow {
 }
 
 impl VolumeRow {
-    pub(crate) fn encode(self) -> [u8; 16] {
+    pub(crate) fn encode(self, volume: u32) -> Row {
         let mut row = [0; 16];
         put(&mut row, 0, &self.length.to_le_bytes());
         put(&mut row, 8, &self.live.to_le_bytes());
-        row
+        sealed("volumes", &volume.to_le_bytes(), row)
     }
 
-    pub(crate) fn decode(row: &[u8; 16]) -> Option<Self> {
+    /// `None` for a row that no store writes for this volume.
+    pub(crate) fn decode(volume: u32, row: &Row) -> Option<Self> {
+        let row = &opened("volumes", &volume.to_le_bytes(), row)?;
         Some(Self { length: u64::from_le_bytes(take(row, 0)?), live: u64::from_le_bytes(take(row, 8)?) })
     }
 }
@@ -146,13 +180,29 @@ mod tests {
     #[test]
     fn rows_round_trip() {
         let location = Location { volume: 7, offset: 120, length: 13 };
-        assert_eq!(Location::decode(&location.encode()), Some(location));
+        let (id, other) = (ShardId::from_bytes([1; 32]), ShardId::from_bytes([2; 32]));
+        assert_eq!(Location::decode(&id, &location.encode(&id)), Some(location));
+        assert_eq!(Location::decode(&other, &location.encode(&id)), None, "the row of another blob");
         assert_eq!((location.end(), location.entry_len()), (136, 72));
         assert_eq!(padding(13).len(), 3);
         assert_eq!(padding(16).len(), 0);
         let row = VolumeRow { length: 1 << 40, live: 99 };
-        assert_eq!(VolumeRow::decode(&row.encode()), Some(row));
-        assert_eq!(Location::decode(&[0xff; 16]), None);
+        assert_eq!(VolumeRow::decode(3, &row.encode(3)), Some(row));
+        assert_eq!(VolumeRow::decode(4, &row.encode(3)), None, "the row of another volume");
+        assert_eq!(Location::decode(&id, &[0xff; 24]), None);
+        let far = Location { offset: u64::MAX, ..location };
+        assert_eq!(Location::decode(&id, &far.encode(&id)), None);
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_row_shows() {
+        let id = ShardId::from_bytes([1; 32]);
+        let row = Location { volume: 7, offset: 120, length: 13 }.encode(&id);
+        for bit in 0..row.len() * 8 {
+            let mut flipped = row;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Location::decode(&id, &flipped), None, "bit {bit}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use datamesh_core::id::ShardId;
+use datamesh_core::planted::{Bug, is_active};
 use datamesh_core::ports::{BatchStep, Table};
 use datamesh_core::{Error, Result};
 use redb::{ReadableTable, WriteTransaction};
@@ -121,8 +122,14 @@ impl Writer {
                     self.guarded(|writer| writer.write_blob(&mut group, id, sequence, bytes));
                     self.shared.release(payload);
                 }
-                Request::Commit { steps, reply } => {
+                Request::Commit { mut steps, reply } => {
                     let payload = limits::added_bytes(&steps);
+                    if is_active(Bug::SplitCommit) && group.transaction.is_none() {
+                        let half = steps.drain(..steps.len() / 2).collect();
+                        let mut first = Group::default();
+                        self.guarded(|writer| writer.apply(&mut first, half));
+                        self.guarded(|writer| writer.finish(first));
+                    }
                     group.replies.push(reply);
                     self.guarded(|writer| writer.apply(&mut group, steps));
                     self.shared.release(usize::try_from(payload).unwrap_or(usize::MAX));
@@ -134,7 +141,10 @@ impl Writer {
                 Request::Close { reply } => next = Next::Stop(reply),
             }
         }
-        let replies = std::mem::take(&mut group.replies);
+        let mut replies = std::mem::take(&mut group.replies);
+        if is_active(Bug::AckBeforeSync) {
+            answer(std::mem::take(&mut replies), Some(Ok(())));
+        }
         let outcome = self.guarded(|writer| writer.finish(group));
         answer(replies, outcome);
         if !compactions.is_empty() {
@@ -152,7 +162,9 @@ impl Writer {
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| change(self)))
             .unwrap_or_else(|_| Err(index::corrupt("the records file has pages that cannot be")));
-        if let Err(error) = &outcome {
+        if let Err(error) = &outcome
+            && !is_active(Bug::GoOnAfterFailedSync)
+        {
             self.shared.poison(&format!("{error:?}"));
         }
         Some(outcome)
@@ -231,7 +243,9 @@ impl Writer {
 
     /// Takes the steps of one commit, and all blobs written before it, into the group's transaction.
     fn apply(&mut self, group: &mut Group, steps: Vec<BatchStep>) -> Result<()> {
-        self.index_blobs(group)?;
+        if !is_active(Bug::ForgetBlobIndex) {
+            self.index_blobs(group)?;
+        }
         let mut removed = Vec::new();
         {
             let transaction = group.begin(&self.shared)?;
@@ -245,8 +259,9 @@ impl Writer {
             for step in steps {
                 match step {
                     BatchStep::Put { table, key, value } => {
-                        if let Some(table) = tables.get_mut(&table) {
-                            table.insert(&key[..], &value[..]).map_err(broken)?;
+                        if let Some(rows) = tables.get_mut(&table) {
+                            let row = index::sealed_record(table, &key, &value);
+                            rows.insert(&key[..], &row[..]).map_err(broken)?;
                         }
                     }
                     BatchStep::Delete { table, key } => {
@@ -274,7 +289,7 @@ impl Writer {
         let transaction = group.begin(&self.shared)?;
         let mut blobs = transaction.open_table(BLOBS).map_err(broken)?;
         for (id, (_, location)) in &written {
-            blobs.insert(id.as_bytes(), &location.encode()).map_err(broken)?;
+            blobs.insert(id.as_bytes(), &location.encode(id)).map_err(broken)?;
         }
         drop(blobs);
         for (id, (sequence, location)) in written {
@@ -293,7 +308,7 @@ impl Writer {
         let transaction = group.begin(&self.shared)?;
         let mut blobs = transaction.open_table(BLOBS).map_err(broken)?;
         for (id, _, to) in &moves {
-            blobs.insert(id.as_bytes(), &to.encode()).map_err(broken)?;
+            blobs.insert(id.as_bytes(), &to.encode(id)).map_err(broken)?;
         }
         drop(blobs);
         for (_, from, to) in moves {
@@ -330,12 +345,15 @@ impl Writer {
             let mut rows = transaction.open_table(VOLUMES).map_err(broken)?;
             for volume in &group.touched {
                 if let Some(row) = self.volumes.get(volume) {
-                    rows.insert(volume, &row.encode()).map_err(broken)?;
+                    rows.insert(volume, &row.encode(*volume)).map_err(broken)?;
                 }
             }
             for volume in &dead {
                 rows.remove(volume).map_err(broken)?;
             }
+        }
+        if is_active(Bug::CompactBeforeCommit) {
+            self.shared.remove_volumes(&dead);
         }
         transaction.commit().map_err(broken)?;
         self.shared.settled(group.indexed);
@@ -348,10 +366,13 @@ impl Writer {
     }
 
     fn sync_volumes(&mut self) -> Result<()> {
+        if is_active(Bug::ForgetVolumeSync) {
+            self.unsynced.clear();
+        }
         for (_, file) in std::mem::take(&mut self.unsynced) {
             file.sync_data().map_err(|error| Error::io("a volume could not be synced", error))?;
         }
-        if std::mem::take(&mut self.directory_unsynced) {
+        if std::mem::take(&mut self.directory_unsynced) && !is_active(Bug::ForgetDirectorySync) {
             let synced = self.shared.files.sync_dir();
             synced.map_err(|error| Error::io("the directory of volumes could not be synced", error))?;
         }

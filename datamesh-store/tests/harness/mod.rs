@@ -2,6 +2,8 @@
 
 pub(crate) mod check;
 pub(crate) mod crash;
+pub(crate) mod damage;
+pub(crate) mod errors;
 pub(crate) mod script;
 pub(crate) mod world;
 

@@ -6,7 +6,7 @@ use datamesh_core::Result;
 use datamesh_core::ports::Storage;
 use datamesh_store::DiskStore;
 use datamesh_store::crash::Medium;
-use futures::future::join_all;
+use futures::future::{FutureExt, join_all, ready};
 
 use super::open;
 use super::world::{PROBE, World, blob};
@@ -145,6 +145,7 @@ impl Teller {
             Step::Compact => self.store.compact().await,
             Step::Reopen => {
                 let closed = self.store.close().await;
+                self.world.forget_loose();
                 self.store = open(&self.medium)?;
                 closed
             }
@@ -183,13 +184,16 @@ impl Teller {
             self.store.write_blob(id, bytes).await?;
             let (index, batch) = self.world.commit(&[*number], &[]);
             self.medium.mark(begun(index));
-            let mut commit = Box::pin(self.store.commit(batch));
-            if let std::task::Poll::Ready(outcome) = futures::poll!(&mut commit) {
-                outcome?;
+            let mut commit = Box::pin(self.store.commit(batch)).fuse();
+            let mut outcome = (&mut commit).now_or_never();
+            // A commit that fails early never comes to the medium.
+            while commits.is_empty() && outcome.is_none() && !hold.has_arrived() {
+                std::thread::yield_now();
+                outcome = (&mut commit).now_or_never();
             }
-            commits.push(commit);
-            if commits.len() == 1 {
-                hold.wait_for_arrival();
+            match outcome {
+                Some(outcome) => commits.push(ready(outcome).left_future()),
+                None => commits.push(commit.right_future()),
             }
         }
         drop(hold);

@@ -81,6 +81,11 @@ impl World {
         }
     }
 
+    /// Notes that blobs which no commit covered went with the store that was closed.
+    pub(crate) fn forget_loose(&mut self) {
+        self.states.last_mut().expect("there is a first state").loose.clear();
+    }
+
     /// Begins a commit that adds and removes numbers, whose blobs are written already.
     pub(crate) fn commit(&mut self, added: &[u32], removed: &[u32]) -> (usize, Batch) {
         let mut state = self.last().clone();

@@ -7,9 +7,10 @@ use datamesh_core::ports::{Batch, Storage, Table};
 use futures::executor::block_on;
 use redb::{Builder, TableDefinition};
 
+use datamesh_store::DiskStore;
 use datamesh_store::crash::{Deed, Keep, Medium};
 
-use super::harness::open;
+use super::harness::{open, options};
 use super::{blob, holds, kind, put};
 
 /// How many blobs are acknowledged before the medium fails.
@@ -73,7 +74,7 @@ fn a_medium_that_turns_read_only_or_full_says_so() {
     block_on(fail_at(Deed::RecordsWrite, io::ErrorKind::StorageFull, ErrorKind::StorageFull));
 }
 
-const BLOBS: TableDefinition<'static, &'static [u8; 32], &'static [u8; 16]> = TableDefinition::new("blobs");
+const BLOBS: TableDefinition<'static, &'static [u8; 32], &'static [u8; 24]> = TableDefinition::new("blobs");
 
 /// A store of two blobs, where the index row of the first cannot be.
 fn with_a_damaged_row() -> Medium {
@@ -86,7 +87,7 @@ fn with_a_damaged_row() -> Medium {
     });
     let database = Builder::new().create_with_backend(medium.records()).unwrap();
     let transaction = database.begin_write().unwrap();
-    transaction.open_table(BLOBS).unwrap().insert(blob(0).0.as_bytes(), &[0xff; 16]).unwrap();
+    transaction.open_table(BLOBS).unwrap().insert(blob(0).0.as_bytes(), &[0xff; 24]).unwrap();
     transaction.commit().unwrap();
     medium
 }
@@ -100,7 +101,12 @@ fn a_damaged_index_row_ends_writing_whoever_meets_it() {
         ("scan_blobs", |store| kind(block_on(store.scan_blobs(None, 10)))),
     ];
     for (name, read) in reads {
-        let store = open(&with_a_damaged_row()).unwrap();
+        let medium = with_a_damaged_row();
+        // Looked through when it is opened, the records file would be refused.
+        let mut options = options();
+        options.check_bytes = 0;
+        assert_eq!(kind(open(&medium)), ErrorKind::Corrupt, "{name}");
+        let store = DiskStore::open_with(medium.files(), medium.records(), options).unwrap();
         block_on(put(&store, 2)).unwrap();
         assert_eq!(read(&store), ErrorKind::Corrupt, "{name}");
         block_on(async {

@@ -8,6 +8,7 @@
 #![cfg(all(feature = "disk", feature = "testing"))]
 
 mod crash;
+mod damage;
 mod failing;
 #[path = "../harness/mod.rs"]
 mod harness;
