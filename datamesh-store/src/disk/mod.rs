@@ -50,7 +50,7 @@ pub struct DiskOptions {
     /// Thousandths of the medium, and of the capacity, that stay free for removals and compaction.
     /// Default 50, which is 5 %.
     pub reserve_per_mille: u16,
-    /// Memory for pages of the records file. Default 16 MiB.
+    /// Memory for pages of the records file. Default 4 MiB: what was read of late; the system caches the file itself.
     pub cache_bytes: usize,
     /// A records file up to this length is looked through whole when it is opened, so that a damaged page cannot hide
     /// records; of a longer one each row is checked when it is read. Default 16 MiB, which takes some tens of milliseconds.
@@ -66,7 +66,7 @@ impl Default for DiskOptions {
         Self {
             capacity_bytes: None,
             reserve_per_mille: 50,
-            cache_bytes: 16 << 20,
+            cache_bytes: 4 << 20,
             check_bytes: 16 << 20,
             volume_bytes: 256 << 20,
             reader_threads: 2,
