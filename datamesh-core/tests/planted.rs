@@ -1,0 +1,95 @@
+//! Planted bugs, and what finds them: the campaigns of the simulator, with no check made for any one of them.
+//!
+//! `cargo test -p datamesh-core --features sim,planted --test planted -- --nocapture` prints the table.
+
+#[path = "sim/parts.rs"]
+#[allow(dead_code, reason = "shared with the simulator's other tests")]
+mod parts;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use datamesh_core::planted::{Bug, plant};
+use datamesh_core::sim::{Campaign, Failure, Summary};
+
+/// What campaigns find, each with the seeds within which they must.
+const FOUND_BY_CAMPAIGNS: [(Bug, u64); 16] = [
+    (Bug::CountDataAcksAsEnough, 200),
+    (Bug::SkipShardHash, 200),
+    (Bug::TimeoutIsAbsence, 200),
+    (Bug::SweepInFlight, 200),
+    (Bug::ReuseNonce, 200),
+    (Bug::HashOrderPlacement, 200),
+    (Bug::IgnoreBudget, 200),
+    (Bug::DropCleanUp, 200),
+    (Bug::AcceptOlderRecord, 200),
+    (Bug::LeakPlace, 200),
+    (Bug::ForgetTombstone, 200),
+    (Bug::DeleteSharedShard, 200),
+    (Bug::WrongSegment, 200),
+    (Bug::AcknowledgeOneManifest, 200),
+    (Bug::AcknowledgeBeforeCommit, 200),
+    (Bug::KeepStaged, 200),
+];
+
+fn run(seed: u64) -> Result<Summary, Failure> {
+    Campaign::new(seed, parts::parts()).duration(Duration::from_secs(20 * 60)).run()
+}
+
+/// What a seed shows: a broken promise, or two runs that are not the same.
+fn finding(seed: u64, twice: bool) -> Option<String> {
+    match run(seed) {
+        Err(failure) => Some(failure.invariant.to_owned()),
+        Ok(summary) if twice => match run(seed) {
+            Err(failure) => Some(failure.invariant.to_owned()),
+            Ok(again) => (summary.trace_hash != again.trace_hash).then(|| "a seed decides everything".into()),
+        },
+        Ok(_) => None,
+    }
+}
+
+/// The first of so many seeds that finds what is planted, and by what.
+fn first_finding(seeds: u64, twice: bool) -> Option<(u64, String)> {
+    let (next, found) = (AtomicU64::new(0), Mutex::new(None::<(u64, String)>));
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds || found.lock().unwrap().is_some() {
+                        return;
+                    }
+                    if let Some(finding) = finding(seed, twice) {
+                        let mut found = found.lock().unwrap();
+                        if found.as_ref().is_none_or(|(other, _)| *other > seed) {
+                            *found = Some((seed, finding));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap()
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    let mut missed = Vec::new();
+    println!("{:<26} {:<34} seed  of", "bug", "found by");
+    for (bug, seeds) in FOUND_BY_CAMPAIGNS {
+        let planted = plant(bug);
+        let found = first_finding(seeds, bug == Bug::HashOrderPlacement);
+        drop(planted);
+        let name = format!("{bug:?}");
+        match found {
+            Some((seed, by)) => println!("{name:<26} {by:<34} {seed:<5} {seeds}"),
+            None => {
+                println!("{name:<26} {:<34} -     {seeds}", "NOTHING");
+                missed.push(bug);
+            }
+        }
+    }
+    assert!(missed.is_empty(), "nothing found {missed:?}");
+}
