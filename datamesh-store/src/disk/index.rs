@@ -136,7 +136,11 @@ fn look_through(backend: &dyn StorageBackend, length: u64, cache_bytes: usize) -
     match checked {
         Ok(true) => Ok(()),
         Ok(false) => Err(corrupt("the records file has pages that do not fit together")),
-        Err(error) => Err(failed("the records file could not be looked through", error)),
+        Err(error) => Err(match error.into() {
+            // A copy in memory fails only where the file leads out of itself.
+            redb::Error::Io(cause) => corrupt("the records file leads out of itself").with_source(cause),
+            other => failed("the records file could not be looked through", other),
+        }),
     }
 }
 
