@@ -133,7 +133,9 @@ impl Subject for Disk {
         let done = moments.iter().rposition(|moment| *moment == Moment::Mark(DONE)).unwrap();
         let end = begun + usize::from(at) % (done - begun + 1);
         let mut replay = recording.replay();
-        (0..=end).for_each(|_| drop(replay.advance()));
+        for _ in 0..=end {
+            replay.advance();
+        }
         Self::open(Medium::with_image(replay.image(keep), MEDIUM_BYTES))
     }
 }

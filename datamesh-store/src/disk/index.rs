@@ -13,8 +13,8 @@ use datamesh_core::ports::{RecordPage, Table};
 use datamesh_core::{Error, ErrorKind, Result};
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
-    BackendError, Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    StorageBackend, TableDefinition, WriteTransaction,
+    BackendError, Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition, WriteTransaction,
 };
 
 use super::volume::{self, CHECK_LEN, Location, Row, STORE_VERSION, VolumeRow};

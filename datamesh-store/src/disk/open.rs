@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use datamesh_core::planted::{Bug, is_active};
 use datamesh_core::{Error, Result};
 use redb::StorageBackend;
 
@@ -37,7 +38,8 @@ pub(crate) fn ports(directory: &Path) -> Result<(Arc<dyn Files>, Box<dyn Storage
         .map_err(|error| Error::io("the directory of volumes could not be opened", error))?;
     let records = directory.join("records.redb");
     match std::fs::metadata(&records) {
-        Ok(metadata) if metadata.len() > 0 => {}
+        // A process may have ended between the renaming and the sync behind it.
+        Ok(metadata) if metadata.len() > 0 => sync_names(directory)?,
         Ok(_) => return Err(index::corrupt("the records file is empty")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => make_records(&files, directory, &records)?,
         Err(error) => return Err(Error::io("the records file could not be inspected", error)),
@@ -62,7 +64,19 @@ fn make_records(files: &OsFiles, directory: &Path, records: &Path) -> Result<()>
     drop(index::open(backend, 1 << 20, 0)?);
     File::open(&temporary).and_then(|file| file.sync_all()).map_err(cannot)?;
     std::fs::rename(&temporary, records).map_err(cannot)?;
-    sync_directory(directory).map_err(cannot)
+    sync_names(directory)
+}
+
+/// Makes durable what the directory holds, and its own name.
+fn sync_names(directory: &Path) -> Result<()> {
+    if is_active(Bug::ForgetDirectorySync) {
+        return Ok(());
+    }
+    let whole = std::path::absolute(directory);
+    let above = whole.as_deref().ok().and_then(Path::parent);
+    // The directory above may be closed to this process, whose own it then was not to make.
+    let _ = above.map(sync_directory);
+    sync_directory(directory).map_err(|error| Error::io("the directory could not be synced", error))
 }
 
 /// Opens the records file, sweeps what no commit named, and gives the writer of the store.

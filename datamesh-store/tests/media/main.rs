@@ -13,6 +13,7 @@ mod failing;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod io_error;
+mod naming;
 mod space;
 
 use bytes::Bytes;

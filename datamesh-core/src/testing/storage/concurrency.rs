@@ -1,6 +1,7 @@
 //! What is asked while several calls run, and of calls that are given up.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
 
 use bytes::Bytes;
 use futures::executor::block_on;
@@ -22,7 +23,7 @@ fn clause_3_never_half<S: Storage>(make: &impl Fn() -> S) {
     let store = make();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let writer = scope.spawn(|| {
             let _ends = SetOnDrop(&done);
             for round in 0..ROUNDS {
                 let batch = (0..4)
@@ -36,7 +37,7 @@ fn clause_3_never_half<S: Storage>(make: &impl Fn() -> S) {
                 );
             }
         });
-        for _ in 0..2 {
+        let reader = || {
             scope.spawn(|| {
                 while !done.load(Ordering::Acquire) {
                     let page = must(3, block_on(store.scan_records(Table::Extents, Bytes::new(), None, 10)));
@@ -45,8 +46,9 @@ fn clause_3_never_half<S: Storage>(make: &impl Fn() -> S) {
                     assert!(values.all(|value| Some(value) == first), "clause 3: half of a commit was seen");
                     assert!([0, 4].contains(&page.records.len()), "clause 3: half of a commit was seen");
                 }
-            });
-        }
+            })
+        };
+        join([reader(), reader(), writer]);
     });
     must(10, block_on(store.close()));
 }
@@ -54,22 +56,25 @@ fn clause_3_never_half<S: Storage>(make: &impl Fn() -> S) {
 fn clause_9_many_writers<S: Storage>(make: &impl Fn() -> S, reopen: &impl Fn(S) -> S) {
     let store = make();
     std::thread::scope(|scope| {
-        for writer in 0..4_u8 {
-            let store = &store;
-            scope.spawn(move || {
-                for round in 0..ROUNDS {
-                    // Every writer writes the same blobs, and records of its own.
-                    let (id, bytes) = blob(u64::from(round), 2000);
-                    must(9, block_on(store.write_blob(id, bytes.clone())));
-                    let record = Batch::new().put(Table::Work, key(&[writer, round]), key(id.as_bytes()));
-                    must(9, block_on(store.commit(record)));
-                    assert!(
-                        must(9, block_on(store.read_blob(id))) == Some(bytes),
-                        "clause 9: a blob is gone"
-                    );
-                }
-            });
-        }
+        let writers: Vec<_> = (0..4_u8)
+            .map(|writer| {
+                let store = &store;
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        // Every writer writes the same blobs, and records of its own.
+                        let (id, bytes) = blob(u64::from(round), 2000);
+                        must(9, block_on(store.write_blob(id, bytes.clone())));
+                        let record = Batch::new().put(Table::Work, key(&[writer, round]), key(id.as_bytes()));
+                        must(9, block_on(store.commit(record)));
+                        assert!(
+                            must(9, block_on(store.read_blob(id))) == Some(bytes),
+                            "clause 9: a blob is gone"
+                        );
+                    }
+                })
+            })
+            .collect();
+        join(writers);
     });
     let store = reopen(store);
     block_on(async {
@@ -112,6 +117,13 @@ fn clause_9_dropped_calls<S: Storage>(make: &impl Fn() -> S, reopen: &impl Fn(S)
         }
         must(10, store.close().await);
     });
+}
+
+/// Passes on what a thread said when it panicked; the scope itself would say only that one did.
+fn join<'scope>(threads: impl IntoIterator<Item = ScopedJoinHandle<'scope, ()>>) {
+    for thread in threads {
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
 }
 
 /// Ends the readers even where the writer panics, so that a broken store fails instead of hanging.
