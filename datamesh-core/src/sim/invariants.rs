@@ -125,9 +125,12 @@ fn stored_extents(sim: &SimMesh, node: usize) -> Vec<(ExtentId, StoredExtent)> {
     medium.table(Table::Extents).filter_map(read).collect()
 }
 
+/// Nodes, and the indexes of the shards that each has whole.
+type Held = Vec<(usize, Vec<u8>)>;
+
 /// Every stored object has on the disks the margin that was acknowledged, less what was damaged since.
 pub(super) fn i8_margins_are_as_acknowledged(sim: &SimMesh, model: &Model) -> Check {
-    let mut held: BTreeMap<ExtentId, (usize, Vec<(usize, Vec<u8>)>)> = BTreeMap::new();
+    let mut held: BTreeMap<ExtentId, (usize, Held)> = BTreeMap::new();
     for node in 0..sim.len() {
         for (extent, record) in stored_extents(sim, node) {
             let Ok(layout) = Layout::decode(&record.layout) else { continue };

@@ -58,8 +58,11 @@ struct State {
 enum Event {
     Wake(Waker),
     Job(ScopeId, Job),
-    Run(Box<dyn FnOnce(&Arc<World>) + Send>),
+    Run(Step),
 }
+
+/// What an event does with the world.
+type Step = Box<dyn FnOnce(&Arc<World>) + Send>;
 
 struct Slot {
     scope: ScopeId,
