@@ -32,7 +32,7 @@ pub(super) const CLIENTS: usize = 3;
 const HANG: Duration = Duration::from_secs(3600);
 
 /// The longest pause between two operations of one client.
-const PAUSE: Duration = Duration::from_secs(40);
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// The longest pause between two misfortunes.
 const CALM: Duration = Duration::from_secs(60);
