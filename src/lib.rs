@@ -6,6 +6,8 @@ mod builder;
 mod files;
 pub mod runtime;
 pub mod sharing;
+#[cfg(feature = "sim")]
+pub mod sim;
 #[cfg(feature = "tokio")]
 pub mod tokio_io;
 
