@@ -47,6 +47,13 @@ impl OwnRecord {
         Self { zone, capacity, current: Mutex::new(None) }
     }
 
+    /// The sequence of the record that was signed last.
+    #[cfg(feature = "sim")]
+    pub(super) fn sequence(&self) -> Option<u64> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().map(|signed| signed.record().sequence)
+    }
+
     /// Whether this node offers no capacity.
     fn is_client(&self) -> bool {
         self.capacity == 0

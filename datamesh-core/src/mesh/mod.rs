@@ -24,6 +24,7 @@ use crate::object::buffer::BufferPool;
 use crate::object::{Engine, Source};
 use crate::observe::{Counters, Event, EventHub, Events, Metrics};
 use crate::peers::{NodeStatus, Peers, closed};
+use crate::planted::{Bug, is_active};
 use crate::ports::{
     Address, Capacity, CryptoSuite, DynStorage, DynTransport, ErasureCode, Files, Identity, Redundancy,
     Runtime,
@@ -222,6 +223,12 @@ impl Mesh {
         self.core().node.staged()
     }
 
+    /// The sequence of the record that this node signed last.
+    #[cfg(feature = "sim")]
+    pub(crate) fn own_sequence(&self) -> Option<(NodeId, u64)> {
+        self.core().own.sequence().map(|sequence| (self.node_id(), sequence))
+    }
+
     /// What this node's store holds and may still take.
     ///
     /// # Errors
@@ -338,7 +345,9 @@ impl Core {
             tracing::warn!(%error, "the sweep of unused shards failed");
         }
         loop {
-            self.engine.runtime.sleep(SWEEP_INTERVAL).await;
+            let interval =
+                if is_active(Bug::SweepInFlight) { SWEEP_INTERVAL / 36_000 } else { SWEEP_INTERVAL };
+            self.engine.runtime.sleep(interval).await;
             if let Err(error) = self.node.sweep(self.engine.runtime.now()).await {
                 tracing::warn!(%error, "the sweep of staged shards failed");
             }

@@ -25,8 +25,9 @@ impl Node {
     pub async fn sweep(&self, now: Instant) -> Result<usize> {
         let mut dropped = 0usize;
         loop {
-            let _alone = self.gate.alone().await;
-            let lifetime = if is_active(Bug::SweepInFlight) { Duration::ZERO } else { STAGED_LIFETIME };
+            let planted = is_active(Bug::SweepInFlight);
+            let _alone = if planted { None } else { Some(self.gate.alone().await) };
+            let lifetime = if planted { Duration::ZERO } else { STAGED_LIFETIME };
             let old = self.staging().older_than(now, lifetime, SWEEP_PAGE);
             if old.is_empty() {
                 return Ok(dropped);

@@ -63,17 +63,12 @@ pub(super) fn i4_stored_is_never_called_absent(intact: bool, outcome: &Result<By
     }
 }
 
-/// All members know the same records, each the newest.
+/// All members know the same records, each the one that its node signed last.
 pub(super) fn i5_members_agree(meshes: &[Mesh]) -> Check {
-    let tables: Vec<BTreeMap<NodeId, u64>> = meshes.iter().map(sequences).collect();
-    let mut newest: BTreeMap<NodeId, u64> = BTreeMap::new();
-    for (node, sequence) in tables.iter().flatten() {
-        let known = newest.entry(*node).or_default();
-        *known = (*known).max(*sequence);
-    }
-    match tables.iter().position(|table| *table != newest) {
+    let newest: BTreeMap<NodeId, u64> = meshes.iter().filter_map(Mesh::own_sequence).collect();
+    match meshes.iter().find(|mesh| sequences(mesh) != newest) {
         None => Ok(()),
-        Some(behind) => Err(format!("one of {} nodes, number {behind}, is behind", tables.len())),
+        Some(behind) => Err(format!("{behind:?} has other records than {} nodes signed", newest.len())),
     }
 }
 

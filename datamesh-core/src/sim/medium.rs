@@ -75,8 +75,11 @@ impl Medium {
         all.take_while(move |((of, _), _)| *of == table).map(|((_, key), value)| (key, value))
     }
 
-    /// Writes a blob, which a crash may take until it is committed.
+    /// Writes a blob that is not there, which a crash may take until it is committed.
     pub(super) fn write(&mut self, id: ShardId, bytes: Bytes) {
+        if self.blobs.contains_key(&id) {
+            return;
+        }
         self.writes += 1;
         self.used = self.used.saturating_add(bytes.len() as u64);
         self.blobs.insert(id, bytes);

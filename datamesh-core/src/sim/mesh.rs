@@ -465,8 +465,9 @@ impl SimMesh {
         let runtime: Arc<dyn Runtime> = SimRuntime::new(world, scope, node, &slot.clock);
         let id = slot.identity.node_id();
         let transport: Arc<dyn DynTransport> =
-            SimTransport::open(&self.0.net, node, id, scope, Arc::clone(&runtime));
+            Arc::new(SimTransport::open(&self.0.net, node, id, scope, Arc::clone(&runtime)));
         let storage = SimStorage::open(world, node, slot.incarnations, options.disk, &slot.medium);
+        let storage = Arc::new(storage);
         slot.life = Some(Life { scope, storage: Arc::clone(&storage), mesh: None });
         let storage: Arc<dyn DynStorage> = storage;
         Ok(Mesh::builder()

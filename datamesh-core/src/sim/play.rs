@@ -32,7 +32,7 @@ pub(super) const CLIENTS: usize = 3;
 const HANG: Duration = Duration::from_secs(3600);
 
 /// The longest pause between two operations of one client.
-const PAUSE: Duration = Duration::from_secs(40);
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// The longest pause between two misfortunes.
 const CALM: Duration = Duration::from_secs(60);
@@ -234,6 +234,9 @@ impl Play {
                 let reached = asked.is_none_or(|asked| receipt.margin >= asked);
                 self.must("i8_margins_are_as_acknowledged", "put", reached.then_some(()).ok_or(text));
                 self.model().stored(&self.sim, &receipt, content, begun);
+                if draws.chance(150) {
+                    self.remove_object(draws, receipt.object).await;
+                }
             }
             Some(Err(error)) => {
                 self.count("put", &format!("{:?}", error.kind()));
@@ -313,7 +316,13 @@ impl Play {
     }
 
     async fn remove(self: &Arc<Self>, draws: &mut Draws) {
-        let Some((id, object)) = self.pick_object(draws) else { return };
+        if let Some((id, _)) = self.pick_object(draws) {
+            self.remove_object(draws, id).await;
+        }
+    }
+
+    async fn remove_object(self: &Arc<Self>, draws: &mut Draws, id: ObjectId) {
+        let Some(object) = self.model().objects.get(&id).cloned() else { return };
         let Some((node, mesh)) = self.pick_node(draws) else { return };
         if let Some(known) = self.model().objects.get_mut(&id)
             && known.state == State::Stored

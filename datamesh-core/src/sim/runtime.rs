@@ -141,6 +141,16 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(feature = "testing")]
+    fn a_runtime_that_is_gone_says_so() {
+        let world = World::new(1, false);
+        let scope = world.open_scope(0);
+        let runtime: Arc<dyn Runtime> = SimRuntime::new(&world, scope, 0, &Arc::default());
+        world.close_scope(scope);
+        crate::testing::runtime::runtime_that_is_gone(&runtime);
+    }
+
+    #[test]
     fn a_drifting_clock_never_wakes_early() {
         for drift in [-200, -1, 0, 1, 200, 100_000] {
             let clock = Clock::default();

@@ -87,17 +87,17 @@ impl SimStorage {
         incarnation: u64,
         disk: Disk,
         medium: &Arc<Mutex<Medium>>,
-    ) -> Arc<Self> {
+    ) -> Self {
         let purpose = format!("disk of node {node}, incarnation {incarnation}");
         lock(medium).failing = false;
-        Arc::new(Self {
+        Self {
             world: Arc::clone(world),
             node,
             disk,
             medium: Arc::clone(medium),
             draws: Mutex::new(Draws::new(world.seed(), &purpose)),
             state: Mutex::new(State::Open),
-        })
+        }
     }
 
     /// Ends this store as a crash does: whoever still has it can do nothing with it.
@@ -313,4 +313,27 @@ fn check_len(what: &str, len: usize, limit: usize) -> Result<()> {
 
 fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the simulated store was closed; restart the node")
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::testing::storage::{full_storage, storage};
+
+    fn make(capacity: u64) -> SimStorage {
+        let medium = Arc::new(Mutex::new(Medium::new(capacity)));
+        SimStorage::open(&World::new(1, false), 0, 1, Disk::INSTANT, &medium)
+    }
+
+    fn crashed(store: SimStorage) -> SimStorage {
+        store.abandon();
+        store.medium().crash(&mut Draws::new(1, "crash"));
+        SimStorage::open(&store.world, 0, 2, Disk::INSTANT, &store.medium)
+    }
+
+    #[test]
+    fn it_keeps_the_contract() {
+        storage(|| make(64 << 20), crashed);
+        full_storage(make);
+    }
 }

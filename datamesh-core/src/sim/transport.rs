@@ -58,10 +58,10 @@ impl SimTransport {
         id: NodeId,
         scope: ScopeId,
         runtime: Arc<dyn Runtime>,
-    ) -> Arc<Self> {
+    ) -> Self {
         net.supersede(node);
         net.network.open(node, id, scope);
-        Arc::new(Self { net: net.clone(), node, id, scope, runtime })
+        Self { net: net.clone(), node, id, scope, runtime }
     }
 
     fn with<R>(&self, with: impl FnOnce(&mut Endpoint) -> R) -> Option<R> {
@@ -232,4 +232,49 @@ pub(super) fn check_sizes(message: &Message) -> Result<()> {
         message.body.len()
     );
     Err(Error::new(ErrorKind::LimitExceeded, text))
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::sim::network::{Link, Network};
+    use crate::sim::runtime::SimRuntime;
+    use crate::sim::world::World;
+
+    fn open(net: &Net, nodes: usize) -> Vec<SimTransport> {
+        let id = |node: usize| NodeId::from_bytes(*blake3::hash(&node.to_le_bytes()).as_bytes());
+        let transports: Vec<_> = (0..nodes)
+            .map(|node| {
+                let scope = net.world.open_scope(node);
+                let runtime = SimRuntime::new(&net.world, scope, node, &Arc::default());
+                SimTransport::open(net, node, id(node), scope, runtime)
+            })
+            .collect();
+        for transport in &transports {
+            let others = (0..nodes).filter(|node| *node != transport.node);
+            let route =
+                |node| PeerRoute { node: id(node), addresses: address_of(node).into_iter().collect() };
+            transport.set_peers(others.map(route).collect());
+        }
+        transports
+    }
+
+    #[test]
+    fn it_keeps_the_contract_in_virtual_time() {
+        for (seed, link) in [
+            (1, Link::default()),
+            (2, Link::default().with_jitter(Duration::from_millis(50)).with_loss_per_mille(50)),
+        ] {
+            let world = World::new(seed, false);
+            let net = Net { world: Arc::clone(&world), network: Network::new(seed, link) };
+            let runtime = SimRuntime::new(&world, crate::sim::world::OUTSIDE, usize::MAX, &Arc::default());
+            let patience = Duration::from_secs(60);
+            let suite = crate::testing::transport::check_within(runtime, patience, |nodes| {
+                std::future::ready(open(&net, nodes))
+            });
+            world.drive(suite, Duration::from_secs(3600)).unwrap_or_else(|stopped| panic!("{stopped:?}"));
+            assert_eq!(net.network.in_flight().0, 0, "calls are left");
+            world.end();
+        }
+    }
 }
