@@ -1,6 +1,13 @@
 //! Planted bugs, and what finds them: the campaigns of the simulator, with no check made for any one of them.
 //!
 //! `cargo test -p datamesh-core --features sim,planted --test planted -- --nocapture` prints the table.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests fail by panicking, print what they did, and run seeds on threads"
+)]
 
 #[path = "sim/parts.rs"]
 #[allow(dead_code, reason = "shared with the simulator's other tests")]

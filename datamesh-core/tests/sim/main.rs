@@ -1,4 +1,11 @@
 //! The engine in the simulator.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests fail by panicking, print what they did, and run seeds on threads"
+)]
 
 mod campaigns;
 mod first;
