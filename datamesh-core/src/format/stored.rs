@@ -1,6 +1,7 @@
 //! What a node keeps as records in its own store.
 
 use crate::error::{ErrorKind, Result};
+use crate::format::RemovalHash;
 use crate::format::cbor::{Reader, Unknown, Writer};
 use crate::ports::{MAX_VALUE_LEN, Timestamp};
 use bytes::Bytes;
@@ -33,6 +34,9 @@ pub struct StoredManifest {
 pub struct Tombstone {
     /// When it was removed here.
     pub removed_at: Timestamp,
+    /// The hash of the secret that it was removed with. A manifest or layout that has another one is not what was
+    /// removed: so who does not know an object's secret cannot keep it from being stored.
+    pub removal: RemovalHash,
 }
 
 impl StoredExtent {
@@ -92,6 +96,7 @@ impl Tombstone {
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(OVERHEAD);
         writer.uint(1, self.removed_at.0);
+        writer.bytes(2, self.removal.as_bytes());
         writer.finish().into()
     }
 
@@ -102,7 +107,10 @@ impl Tombstone {
     /// another version.
     pub fn decode(value: &[u8]) -> Result<Self> {
         let mut reader = open(value, "a tombstone")?;
-        let record = Self { removed_at: Timestamp(reader.uint(1, "removal time")?) };
+        let record = Self {
+            removed_at: Timestamp(reader.uint(1, "removal time")?),
+            removal: RemovalHash::from_bytes(reader.array(2, "removal hash")?),
+        };
         reader.finish()?;
         Ok(record)
     }
@@ -126,10 +134,12 @@ mod tests {
             committed_at: Timestamp(1_000),
         };
         let manifest = StoredManifest { manifest: Bytes::from_static(b"m"), committed_at: Timestamp(7) };
-        let tombstone = Tombstone { removed_at: Timestamp(1 << 40) };
+        let tombstone =
+            Tombstone { removed_at: Timestamp(1 << 40), removal: RemovalHash::from_bytes([7; 32]) };
         assert_eq!(HEXLOWER.encode(&extent.encode()), "a4000101436c6179024200050 31903e8".replace(' ', ""));
         assert_eq!(HEXLOWER.encode(&manifest.encode()), "a3000101416d0207");
-        assert_eq!(HEXLOWER.encode(&tombstone.encode()), "a20001011b0000010000000000");
+        let pinned = format!("a30001011b0000010000000000025820{}", "07".repeat(32));
+        assert_eq!(HEXLOWER.encode(&tombstone.encode()), pinned);
         assert_eq!(StoredExtent::decode(&extent.encode()).ok(), Some(extent));
         assert_eq!(StoredManifest::decode(&manifest.encode()).ok(), Some(manifest));
         assert_eq!(Tombstone::decode(&tombstone.encode()).ok(), Some(tombstone));

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future;
+use futures::future::{self, BoxFuture};
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -52,6 +52,11 @@ impl OwnRecord {
     pub(super) fn sequence(&self) -> Option<u64> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.as_ref().map(|signed| signed.record().sequence)
+    }
+
+    /// Whether this is what the node says now.
+    fn is_current(&self, record: &SignedRecord) -> bool {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(record)
     }
 
     /// Whether this node offers no capacity.
@@ -135,8 +140,24 @@ impl Core {
             self.engine.events.emit(Event::Member(node));
         }
         self.node.storage().commit(batch).await?;
+        let local = self.engine.peers.local();
+        if changed.iter().any(|record| record.record().node == local && !self.own.is_current(record)) {
+            self.renew_later()?;
+        }
         let core = Arc::clone(self);
         self.tasks.start(async move { core.tell(&changed).await })
+    }
+
+    /// Signs a record that takes the place of one that this node has forgotten: it lost its disk, and its clock is
+    /// behind the one that it had then.
+    fn renew_later(self: &Arc<Self>) -> Result<()> {
+        let core = Arc::clone(self);
+        let renew: BoxFuture<'static, ()> = Box::pin(async move {
+            if let Err(error) = core.renew_own_record(core.listen_addresses()).await {
+                tracing::warn!(%error, "this node's record could not be renewed");
+            }
+        });
+        self.tasks.start(renew)
     }
 
     /// Tells connected peers of records that are new here.

@@ -51,7 +51,7 @@ impl Node {
 
         let _shared = self.gate.together().await;
         let _alone = self.lock_extent(extent).await;
-        if self.is_removed(extent.as_bytes()).await? {
+        if self.is_removed(extent.as_bytes(), &layout.removal).await? {
             return Ok(Reply::Removed);
         }
         let missing = self.missing_positions(&layout, &indexes).await?;
@@ -118,10 +118,10 @@ impl Node {
     /// Keeps a manifest, durably.
     pub(super) async fn put_manifest(&self, body: Bytes) -> Result<Reply> {
         check_len("manifest", body.len(), MAX_MANIFEST_LEN)?;
-        Manifest::decode(&body).map_err(sent_badly)?;
+        let manifest = Manifest::decode(&body).map_err(sent_badly)?;
         let object = ObjectId::of(&body);
         let _shared = self.gate.together().await;
-        if self.is_removed(object.as_bytes()).await? {
+        if self.is_removed(object.as_bytes(), &manifest.public().removal).await? {
             return Ok(Reply::Removed);
         }
         if self.stored_manifest(object).await?.is_none() {

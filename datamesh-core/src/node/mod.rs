@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{MAX_REFUSAL_TEXT_LEN, Refusal, Reply, Request, Tombstone};
+use crate::format::{MAX_REFUSAL_TEXT_LEN, Refusal, RemovalHash, Reply, Request, Tombstone};
 use crate::gate::{Gate, Pass};
 use crate::id::{ExtentId, NodeId, ShardId};
 use crate::ports::{DynStorage, Runtime, Table};
@@ -197,10 +197,15 @@ impl Node {
         }
     }
 
-    /// Whether an object or extent was removed here.
-    async fn is_removed(&self, id: &[u8; 32]) -> Result<bool> {
+    /// What is left of an object or extent that was removed here.
+    async fn tombstone(&self, id: &[u8; 32]) -> Result<Option<Tombstone>> {
         let value = self.storage.read_record(Table::Tombstones, Bytes::copy_from_slice(id)).await?;
-        value.map(|value| Tombstone::decode(&value)).transpose().map(|tombstone| tombstone.is_some())
+        value.map(|value| Tombstone::decode(&value)).transpose()
+    }
+
+    /// Whether what has this removal hash was removed here.
+    async fn is_removed(&self, id: &[u8; 32], removal: &RemovalHash) -> Result<bool> {
+        Ok(self.tombstone(id).await?.is_some_and(|tombstone| tombstone.removal == *removal))
     }
 
     /// Whether any extent but `except` uses a shard.

@@ -43,7 +43,7 @@ impl Node {
     }
 
     pub(super) async fn absent_or_removed(&self, id: &[u8; 32]) -> Result<Answer> {
-        let reply = if self.is_removed(id).await? { Reply::Removed } else { Reply::Absent };
+        let reply = if self.tombstone(id).await?.is_some() { Reply::Removed } else { Reply::Absent };
         Ok((reply, Bytes::new()))
     }
 

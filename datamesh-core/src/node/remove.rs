@@ -41,19 +41,20 @@ impl Node {
         Ok(())
     }
 
-    /// Removes a manifest and leaves a tombstone.
+    /// Removes a manifest and leaves a tombstone, also where it is not: it may still be on its way.
     pub(super) async fn remove_object(&self, object: ObjectId, secret: &RemovalSecret) -> Result<Reply> {
         let _alone = self.gate.alone().await;
         let Some(record) = self.stored_manifest(object).await? else {
-            return Ok(self.absent_or_removed(object.as_bytes()).await?.0);
+            return self.forbid(BTreeSet::from([*object.as_bytes()]), secret).await;
         };
         check_secret(secret, &Manifest::decode(&record.manifest)?.public().removal)?;
         let batch = Batch::new().delete(Table::Manifests, id_key(object.as_bytes()));
-        self.storage.commit(self.with_tombstone(batch, object.as_bytes())).await?;
+        self.storage.commit(self.with_tombstone(batch, object.as_bytes(), secret)).await?;
         Ok(Reply::Done)
     }
 
-    /// Removes extents, their uses and the shards that no other extent uses, and leaves tombstones.
+    /// Removes extents, their uses and the shards that no other extent uses, and leaves tombstones, also of those
+    /// that are not here: they may still be on their way.
     ///
     /// Nothing is removed unless the secret is right for every extent that is here. `Done` when any was
     /// removed; otherwise `Removed` when any had been removed before, and `Absent`.
@@ -63,38 +64,77 @@ impl Node {
         secret: &RemovalSecret,
     ) -> Result<Reply> {
         check_count(extents.len())?;
-        let mut reply = Reply::Absent;
-        let mut known = Vec::new();
-        for extent in extents.into_iter().collect::<BTreeSet<_>>() {
-            if let Some(record) = self.stored_extent(extent).await? {
+        let mut left: BTreeSet<ExtentId> = extents.into_iter().collect();
+        for extent in &left {
+            if let Some(record) = self.stored_extent(*extent).await? {
                 check_secret(secret, &Layout::decode(&record.layout)?.removal)?;
-                known.push(extent);
-            } else if self.is_removed(extent.as_bytes()).await? {
-                reply = Reply::Removed;
             }
         }
-        for extent in known {
-            self.remove_extent(extent).await?;
-            reply = Reply::Done;
+        let mut is_any_removed = false;
+        loop {
+            for extent in left.clone() {
+                if self.remove_extent(extent, secret).await? {
+                    left.remove(&extent);
+                    is_any_removed = true;
+                }
+            }
+            let _alone = self.gate.alone().await;
+            if self.is_any_here(&left).await? {
+                // It came since it was looked for.
+                continue;
+            }
+            let reply = self.forbid(left.iter().map(|extent| *extent.as_bytes()).collect(), secret).await?;
+            return Ok(if is_any_removed { Reply::Done } else { reply });
         }
-        Ok(reply)
     }
 
-    /// Removes one extent, with the gate taken for it alone so that others get their turn between.
-    async fn remove_extent(&self, extent: ExtentId) -> Result<()> {
+    async fn is_any_here(&self, extents: &BTreeSet<ExtentId>) -> Result<bool> {
+        for extent in extents {
+            if self.stored_extent(*extent).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Leaves tombstones of what is not here. The caller holds the gate alone.
+    ///
+    /// Without them a manifest or layout that its holder was slow to take would come after its removal, and stay.
+    async fn forbid(&self, ids: BTreeSet<[u8; 32]>, secret: &RemovalSecret) -> Result<Reply> {
+        let (removal, mut batch, mut reply) = (secret.hash(), Batch::new(), Reply::Absent);
+        for id in ids {
+            match self.tombstone(&id).await? {
+                Some(tombstone) if tombstone.removal == removal => reply = Reply::Removed,
+                _ => batch = self.with_tombstone(batch, &id, secret),
+            }
+        }
+        if batch.steps().is_empty() {
+            return Ok(reply);
+        }
+        match self.storage.commit(batch).await {
+            // A full store refuses what comes late as well.
+            Err(error) if error.kind() == ErrorKind::StorageFull => Ok(reply),
+            committed => committed.map(|()| reply),
+        }
+    }
+
+    /// Removes one extent if it is here, with the gate taken for it alone so that others get their turn between.
+    async fn remove_extent(&self, extent: ExtentId, secret: &RemovalSecret) -> Result<bool> {
         let _alone = self.gate.alone().await;
         // Another removal may have been faster.
-        let Some(record) = self.stored_extent(extent).await? else { return Ok(()) };
+        let Some(record) = self.stored_extent(extent).await? else { return Ok(false) };
         let layout = Layout::decode(&record.layout)?;
+        check_secret(secret, &layout.removal)?;
         let batch = Batch::new().delete(Table::Extents, id_key(extent.as_bytes()));
-        let mut batch = self.with_tombstone(batch, extent.as_bytes());
+        let mut batch = self.with_tombstone(batch, extent.as_bytes(), secret);
         for shard in shards_of(&layout, &record.indexes.into_iter().collect()) {
             batch = batch.delete(Table::ShardUses, use_key(&shard, &extent));
             if !self.staging().contains(&shard) && !self.is_shared(&shard, &extent).await? {
                 batch = batch.delete_blob(shard);
             }
         }
-        self.storage.commit(batch).await
+        self.storage.commit(batch).await?;
+        Ok(true)
     }
 
     /// Whether another extent uses a shard of this one.
@@ -103,11 +143,11 @@ impl Node {
     }
 
     /// Adds that an object or extent was removed.
-    fn with_tombstone(&self, batch: Batch, id: &[u8; 32]) -> Batch {
+    fn with_tombstone(&self, batch: Batch, id: &[u8; 32], secret: &RemovalSecret) -> Batch {
         if is_active(Bug::ForgetTombstone) {
             return batch;
         }
-        let tombstone = Tombstone { removed_at: self.runtime.wall_time() };
+        let tombstone = Tombstone { removed_at: self.runtime.wall_time(), removal: secret.hash() };
         batch.put(Table::Tombstones, id_key(id), tombstone.encode())
     }
 }

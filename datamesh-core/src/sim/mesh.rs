@@ -283,7 +283,7 @@ impl SimMesh {
         self.world().drive(main, RUN_LIMIT).map_err(|stopped| match stopped {
             Stopped::NothingLeft => self.failure("hang", "nothing is left that could go on".into()),
             Stopped::OutOfTime => self.failure("hang", "virtual time is over and the run is not".into()),
-            Stopped::Spinning => self.failure("hang", "tasks wake each other and time stands still".into()),
+            Stopped::Spinning => self.failure("hang", "more happens in a second than any work takes".into()),
             Stopped::Panicked(text) => self.failure("panic", text),
         })
     }

@@ -23,8 +23,11 @@ pub(crate) const OUTSIDE: ScopeId = ScopeId(0);
 /// The task that drives the simulation.
 const MAIN: u64 = 0;
 
-/// Steps after which tasks count as spinning when time has not passed: thousands of times what a busy instant takes.
-const MAX_STEPS_OF_INSTANT: u64 = 1_000_000;
+/// Steps of one virtual second after which a mesh of few nodes counts as spinning: a hundred times what work takes.
+const MAX_STEPS_OF_SECOND: u64 = 300_000;
+
+/// Steps more for each pair of nodes, which all connect to each other at the beginning.
+const STEPS_OF_PAIR: u64 = 100;
 
 /// The shortest and longest time that a job takes on the pool.
 const JOB_TIMES: (Duration, Duration) = (Duration::from_micros(2), Duration::from_micros(200));
@@ -105,7 +108,7 @@ pub(crate) enum Stopped {
     NothingLeft,
     /// Virtual time is over.
     OutOfTime,
-    /// Tasks wake each other again and again, and time does not pass.
+    /// Tasks wake each other again and again, and hardly any time passes.
     Spinning,
     /// A task or job panicked.
     Panicked(String),
@@ -301,13 +304,13 @@ impl World {
             Arc::new(TaskWaker { world: Arc::downgrade(self), task: MAIN, queued: AtomicBool::new(true) });
         lock(&self.ready).push(MAIN);
         let end = self.now().saturating_add(nanos(until));
-        let (mut instant, mut steps) = (self.now(), 0);
+        let (mut second, mut steps) = (0, 0);
         loop {
             steps += 1;
-            let now = self.now();
-            if now != std::mem::replace(&mut instant, now) {
+            let (now, limit) = self.second_and_limit();
+            if now != std::mem::replace(&mut second, now) {
                 steps = 0;
-            } else if steps > MAX_STEPS_OF_INSTANT {
+            } else if steps > limit {
                 return Err(Stopped::Spinning);
             }
             if let Some(task) = self.next_ready() {
@@ -329,6 +332,13 @@ impl World {
             }
             self.next_event(end)?;
         }
+    }
+
+    /// The virtual second, and how many steps it may have.
+    fn second_and_limit(&self) -> (u64, u64) {
+        let state = self.state();
+        let nodes = state.scopes.len() as u64;
+        (state.now / 1_000_000_000, MAX_STEPS_OF_SECOND + STEPS_OF_PAIR * nodes * nodes)
     }
 
     /// Takes one of the tasks that are ready, whichever the seed says.
