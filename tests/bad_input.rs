@@ -476,7 +476,10 @@ fn nobody_answers_at_the_tickets_addresses() {
         let empty = Ticket { addresses: Vec::new(), ..ticket };
         let alone = datamesh::builder().network(&network).join(empty).open().await;
         assert_eq!(kind(alone), ErrorKind::InvalidInput);
-        let client = datamesh::builder().capacity(0).open().await.unwrap();
+        let nowhere = datamesh::builder().capacity(0).open().await.unwrap_err();
+        assert_eq!(nowhere.kind(), ErrorKind::InvalidInput);
+        assert!(nowhere.to_string().contains("no node to hold a shard"), "{nowhere}");
+        let client = datamesh::builder().network(&MemoryNetwork::new()).capacity(0).open().await.unwrap();
         assert_eq!(kind(client.put("x").await), ErrorKind::NotStored);
         assert_eq!(kind(client.ticket()), ErrorKind::InvalidInput);
     });

@@ -59,6 +59,9 @@ impl Limits {
     }
 }
 
+/// Why a mesh in which no redundancy can be had is not opened.
+const NO_HOLDER: &str = "a capacity of 0 and no transport leave no node to hold a shard; offer capacity, or join a mesh with a ticket";
+
 /// Puts a mesh together from parts of your choice; `datamesh::builder()` has the defaults wired.
 ///
 /// Runtime, storage, erasure code, crypto suite and identity are needed; everything else has a default. All
@@ -184,6 +187,9 @@ impl MeshBuilder {
             Some(capacity) => capacity,
             None => default_capacity(&*parts.storage).await?,
         };
+        if keeps_nothing(parts.capacity, &parts.transports) {
+            return Err(Error::new(ErrorKind::InvalidInput, NO_HOLDER).with_operation("open"));
+        }
         Core::open(parts)
             .await
             .map_err(|error| if error.operation().is_some() { error } else { error.with_operation("open") })
@@ -235,7 +241,11 @@ impl MeshBuilder {
             problems.push(format!("segments are {least} to {most} bytes, {length} was asked for"));
         }
         if let Some(code) = self.code.as_ref().filter(|code| !code.supports(self.redundancy)) {
-            problems.push(format!("erasure code {} cannot do {}", code.id().0, self.redundancy));
+            let (code, redundancy) = (code.id().0, self.redundancy);
+            problems.push(format!("erasure code {code} cannot do {redundancy}; choose another redundancy"));
+        }
+        if self.capacity.is_some_and(|capacity| keeps_nothing(capacity, &self.transports)) {
+            problems.push(NO_HOLDER.to_owned());
         }
         if self.limits.memory_bytes == 0 || self.limits.inbound_requests == 0 {
             problems.push("a limit of 0 lets nothing through".to_owned());
@@ -246,6 +256,11 @@ impl MeshBuilder {
         }
         problems
     }
+}
+
+/// Whether this mesh can never hold anything: its only node is a client that reaches nobody.
+fn keeps_nothing(capacity: u64, transports: &[Arc<dyn DynTransport>]) -> bool {
+    capacity == 0 && transports.is_empty()
 }
 
 async fn default_capacity(storage: &dyn DynStorage) -> Result<u64> {

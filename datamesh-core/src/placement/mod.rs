@@ -1,15 +1,19 @@
-//! Who holds what: members, ranking, assignment, margin, and how fast each peer answers.
+//! Who holds what: members, ranking, assignment, margin, durability, and how fast each peer answers.
 //!
-//! Everything here is a pure function of its arguments: no clock, no randomness, no input or output, no
-//! floating point. Two nodes with the same view of the members compute the same holders, on any machine.
+//! Everything here is a pure function of its arguments: no clock, no randomness, no input or output. What decides a
+//! placement has no floating point either, so that two nodes with the same view of the members compute the same holders,
+//! on any machine; only [`durability`], which decides nothing, has some.
 
 mod assign;
+mod durability;
 mod margin;
 mod members;
 mod rank;
+mod spread;
 mod timing;
 
 pub use assign::Assignment;
+pub use durability::{DurabilityModel, DurabilityReport, MAX_NINES, durability};
 pub use margin::{margin, zone_margin};
 pub use members::{MAX_MEMBERS, Member, MemberTable, Merge};
 pub use rank::{Ranking, rank};

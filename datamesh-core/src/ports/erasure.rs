@@ -51,6 +51,28 @@ impl Redundancy {
         Ok(Self { data, parity })
     }
 
+    /// The code for a mesh of this many nodes of which any third may be hostile: with f = floor(nodes / 3) it is
+    /// nodes - 2f data and 2f parity shards, one for each node; 2+4 for 6 nodes, 3+6 for 9, 4+6 for 10.
+    ///
+    /// A put then succeeds while f nodes do not answer, and its object can be read although f of those that
+    /// acknowledged give nothing back: of nodes - f shards nodes - 2f remain, which is k.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for fewer than 3 nodes, among which not one may be hostile, and for more than 194,
+    /// which need more than 128 parity shards.
+    pub fn byzantine(nodes: usize) -> Result<Self> {
+        let refuse = || {
+            let text = format!("a third of {nodes} nodes cannot be allowed for; give 3 to 194 nodes");
+            Error::new(ErrorKind::InvalidInput, text)
+        };
+        let hostile = nodes / 3;
+        let data = nodes - 2 * hostile;
+        match (u8::try_from(data), u8::try_from(2 * hostile)) {
+            (Ok(data), Ok(parity @ 1..=MAX_SHARDS_OF_A_KIND)) => Self::new(data, parity),
+            _ => Err(refuse()),
+        }
+    }
+
     /// k: the data shards of a stripe, and how many shards a reader needs.
     pub const fn data(self) -> usize {
         self.data as usize
@@ -81,10 +103,24 @@ impl fmt::Display for Redundancy {
 
 impl FromStr for Redundancy {
     type Err = Error;
+
+    /// Reads `4+2`, or the name of a preset: `standard`, `wide`, `none`, `byzantine(9)`.
     fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "standard" => return Ok(Self::STANDARD),
+            "wide" => return Ok(Self::WIDE),
+            "none" => return Ok(Self::NONE),
+            _ => {}
+        }
+        let nodes = text.strip_prefix("byzantine(").and_then(|rest| rest.strip_suffix(')'));
+        if let Some(nodes) = nodes.and_then(|nodes| nodes.parse().ok()) {
+            return Self::byzantine(nodes);
+        }
         let parts = text.split_once('+').and_then(|(k, m)| Some((k.parse().ok()?, m.parse().ok()?)));
         let (data, parity) = parts.ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, format!("redundancy is written like 4+2, got {text:?}"))
+            let text =
+                format!("redundancy is written like 4+2, standard, wide or byzantine(9), got {text:?}");
+            Error::new(ErrorKind::InvalidInput, text)
         })?;
         Self::new(data, parity)
     }
@@ -139,4 +175,45 @@ pub trait ErasureCode: fmt::Debug + Send + Sync + 'static {
         shards: &[Option<&[u8]>],
         restored: &mut [&mut [u8]],
     ) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(data: u8, parity: u8) -> Redundancy {
+        Redundancy::new(data, parity).unwrap()
+    }
+
+    #[test]
+    fn a_third_may_be_hostile() {
+        let table = [(6, 2, 4), (7, 3, 4), (9, 3, 6), (10, 4, 6), (12, 4, 8), (15, 5, 10), (194, 66, 128)];
+        for (nodes, data, parity) in table {
+            assert_eq!(Redundancy::byzantine(nodes).unwrap(), code(data, parity), "{nodes} nodes");
+        }
+        for nodes in (3..=194).chain([0, 1, 2, 195, 300, 384, 1 << 40, usize::MAX]) {
+            let preset = Redundancy::byzantine(nodes);
+            assert_eq!(preset.is_ok(), (3..=194).contains(&nodes), "{nodes} nodes");
+            let Ok(preset) = preset else { continue };
+            assert_eq!((preset.total(), preset.parity()), (nodes, nodes / 3 * 2));
+        }
+    }
+
+    #[test]
+    fn names_and_figures_are_read() {
+        let good = [
+            ("4+2", Redundancy::STANDARD),
+            ("standard", Redundancy::STANDARD),
+            ("wide", Redundancy::WIDE),
+            ("none", Redundancy::NONE),
+            ("byzantine(9)", code(3, 6)),
+        ];
+        for (text, expected) in good {
+            assert_eq!(text.parse::<Redundancy>().unwrap(), expected, "{text}");
+        }
+        for text in ["", "4", "4+", "0+2", "4+200", "Standard", "byzantine", "byzantine(2)", "byzantine(-1)"]
+        {
+            assert_eq!(text.parse::<Redundancy>().unwrap_err().kind(), ErrorKind::InvalidInput, "{text}");
+        }
+    }
 }
