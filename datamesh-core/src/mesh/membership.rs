@@ -152,6 +152,7 @@ impl Core {
     /// behind the one that it had then.
     fn renew_later(self: &Arc<Self>) -> Result<()> {
         let core = Arc::clone(self);
+        // Boxed, because renewing takes records in turn: the type would hold itself.
         let renew: BoxFuture<'static, ()> = Box::pin(async move {
             if let Err(error) = core.renew_own_record(core.listen_addresses()).await {
                 tracing::warn!(%error, "this node's record could not be renewed");

@@ -18,14 +18,13 @@ const SEGMENT_BYTES: u32 = 16 << 10;
 
 /// The settings of one simulated run; what is not set is drawn from the seed.
 ///
-/// ```no_run
-/// # fn parts() -> datamesh_core::sim::Parts { unimplemented!() }
+/// ```
 /// use std::time::Duration;
-/// use datamesh_core::sim::Campaign;
+/// use datamesh_core::sim::{Campaign, Failure, Parts, Summary};
 ///
-/// let summary = Campaign::new(7, parts()).duration(Duration::from_secs(3600)).run()?;
-/// println!("{summary}");
-/// # Ok::<(), datamesh_core::sim::Failure>(())
+/// fn an_hour(seed: u64, parts: Parts) -> Result<Summary, Failure> {
+///     Campaign::new(seed, parts).duration(Duration::from_secs(3600)).run()
+/// }
 /// ```
 #[derive(Debug, Clone)]
 #[must_use = "a campaign does nothing until it is run"]

@@ -1,5 +1,6 @@
 //! Writers that keep to the protocol and not to its spirit: what they put must harm nobody else.
 
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use datamesh_core::format::{OwnerSecret, Salt};
@@ -16,7 +17,8 @@ const LENGTH: usize = 20_000;
 
 /// Two objects whose parity shards are the same bytes: removing one must leave the other whole.
 pub(crate) fn shards_of_two_objects(seed: u64) -> Option<String> {
-    let parts = Parts { code: Arc::new(SameParity(ReedSolomon::new())), ..parts() };
+    let same = |_: &[u8], shard: &mut [u8]| shard.fill(7);
+    let parts = Parts { code: Arc::new(Forged(same)), ..parts() };
     let sim = SimBuilder::new(seed, parts).nodes(6).open().unwrap();
     let health = sim.run(async {
         let mesh = sim.mesh(0)?;
@@ -32,7 +34,9 @@ pub(crate) fn shards_of_two_objects(seed: u64) -> Option<String> {
 /// One object that is another one where it is read from its parity: a reader may fail, and never see the other.
 pub(crate) fn two_objects_in_one(seed: u64) -> Option<String> {
     let twins = Arc::new(Twins::default());
-    let parts = Parts { code: twins.clone(), suite: twins, ..parts() };
+    let forger = Arc::clone(&twins);
+    let code = Forged(move |data: &[u8], shard: &mut [u8]| forger.forge(data, shard));
+    let parts = Parts { code: Arc::new(code), suite: twins, ..parts() };
     let redundancy = Redundancy::new(1, 2).unwrap();
     let sim = SimBuilder::new(seed, parts).nodes(3).redundancy(redundancy).open().unwrap();
     let readings = sim.run(async {
@@ -60,35 +64,39 @@ pub(crate) fn an_end_too_soon(seed: u64) -> Option<String> {
     opened.is_ok().then(|| "i2_no_wrong_bytes".into())
 }
 
-/// A code whose parity is always the same.
-#[derive(Debug)]
-struct SameParity(ReedSolomon);
+/// A code whose parity shards are what a function makes of the first data shard. It restores no more than one data shard,
+/// by taking any other for it.
+struct Forged<F>(F);
 
-impl ErasureCode for SameParity {
+impl<F> fmt::Debug for Forged<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Forged")
+    }
+}
+
+impl<F: Fn(&[u8], &mut [u8]) + Send + Sync + 'static> ErasureCode for Forged<F> {
     fn id(&self) -> CodeId {
-        self.0.id()
+        ReedSolomon::new().id()
     }
 
     fn alignment(&self) -> usize {
-        self.0.alignment()
+        ReedSolomon::new().alignment()
     }
 
     fn supports(&self, redundancy: Redundancy) -> bool {
-        self.0.supports(redundancy)
+        ReedSolomon::new().supports(redundancy)
     }
 
-    fn encode(&self, _: Redundancy, _: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<()> {
-        parity.iter_mut().for_each(|shard| shard.fill(7));
+    fn encode(&self, _: Redundancy, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<()> {
+        let first = data.first().unwrap();
+        parity.iter_mut().for_each(|shard| (self.0)(first, shard));
         Ok(())
     }
 
-    fn reconstruct(
-        &self,
-        redundancy: Redundancy,
-        shards: &[Option<&[u8]>],
-        restored: &mut [&mut [u8]],
-    ) -> Result<()> {
-        self.0.reconstruct(redundancy, shards, restored)
+    fn reconstruct(&self, _: Redundancy, shards: &[Option<&[u8]>], restored: &mut [&mut [u8]]) -> Result<()> {
+        let present = shards.iter().flatten().next().unwrap();
+        restored.iter_mut().for_each(|shard| shard.copy_from_slice(present));
+        Ok(())
     }
 }
 
@@ -136,35 +144,12 @@ impl CryptoSuite for Twins {
     }
 }
 
-impl ErasureCode for Twins {
-    fn id(&self) -> CodeId {
-        ReedSolomon::new().id()
-    }
-
-    fn alignment(&self) -> usize {
-        ReedSolomon::new().alignment()
-    }
-
-    fn supports(&self, redundancy: Redundancy) -> bool {
-        redundancy.data() == 1
-    }
-
-    fn encode(&self, _: Redundancy, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<()> {
+impl Twins {
+    fn forge(&self, data: &[u8], shard: &mut [u8]) {
+        shard.copy_from_slice(data);
         let sealed = self.sealed.lock().unwrap();
-        let data = data.first().unwrap();
-        let twin = sealed.iter().find(|(first, _)| data.starts_with(first)).map(|(_, twin)| twin);
-        for shard in parity {
-            shard.copy_from_slice(data);
-            if let Some(twin) = twin {
-                shard.get_mut(..twin.len()).unwrap().copy_from_slice(twin);
-            }
+        if let Some((_, twin)) = sealed.iter().find(|(first, _)| data.starts_with(first)) {
+            shard.get_mut(..twin.len()).unwrap().copy_from_slice(twin);
         }
-        Ok(())
-    }
-
-    fn reconstruct(&self, _: Redundancy, shards: &[Option<&[u8]>], restored: &mut [&mut [u8]]) -> Result<()> {
-        let present = shards.iter().flatten().next().unwrap();
-        restored.iter_mut().for_each(|shard| shard.copy_from_slice(present));
-        Ok(())
     }
 }

@@ -1,6 +1,8 @@
-//! Planted bugs, and what finds them: the campaigns of the simulator, with no check made for any one of them.
+//! Planted bugs, and what finds them: the campaigns of the simulator, with no check made for any one of them, and where
+//! it takes a hostile writer, a scenario with one.
 //!
-//! `cargo test -p datamesh-core --features sim,planted --test planted -- --nocapture` prints the table.
+//! `cargo test -p datamesh-core --features sim,planted --test planted -- --nocapture` prints the table; with
+//! `DATAMESH_BUG=LeakPlace` campaigns hunt for that one only.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,

@@ -92,7 +92,6 @@ impl Disk {
         if inode >= self.inodes.len() {
             self.inodes.resize_with(inode + 1, Pages::default);
         }
-        // The line above made room for it.
         #[expect(clippy::indexing_slicing, reason = "the inode exists since the line above")]
         &mut self.inodes[inode]
     }
