@@ -40,4 +40,5 @@ pub use object::{
 };
 pub use observe::{Event, Events, Metrics};
 pub use peers::NodeStatus;
+pub use placement::{Margins, Plan};
 pub use ports::{Address, Redundancy};

@@ -24,6 +24,7 @@ use crate::object::buffer::BufferPool;
 use crate::object::{Engine, Source};
 use crate::observe::{Counters, Event, EventHub, Events, Metrics};
 use crate::peers::{NodeStatus, Peers, closed};
+use crate::placement::Plan;
 use crate::planted::{Bug, is_active};
 use crate::ports::{
     Address, Capacity, CryptoSuite, DynStorage, DynTransport, ErasureCode, Files, Identity, Redundancy,
@@ -146,6 +147,17 @@ impl Mesh {
     /// will do.
     pub fn explain(&self, capability: impl Into<Capability>) -> Explain {
         Explain::new(self.clone(), capability.into())
+    }
+
+    /// Where an object of this redundancy would go if it were put now, and what would survive. Nothing is sent.
+    ///
+    /// Every object has holders of its own, by a random key; this is a draw such as a put makes, over the same live
+    /// members and by the same rules.
+    ///
+    /// # Errors
+    /// `Unsupported` for a redundancy that the erasure code cannot do; `NotStored` when no live member can hold data.
+    pub fn plan(&self, redundancy: Redundancy) -> Result<Plan> {
+        self.core().engine.plan(redundancy).map_err(|error| error.with_operation("plan"))
     }
 
     /// The members of the mesh, as this node knows them, by node id. Clients are not members.

@@ -25,7 +25,7 @@ use crate::object::segment::{Codec, Coder, Place};
 use crate::object::source::{Input, Source};
 use crate::object::{ASK_LIMIT, Engine, ProgressFn};
 use crate::observe::count;
-use crate::placement::rank;
+use crate::placement::{Margins, rank};
 use crate::planted::{Bug, is_active};
 use crate::ports::Redundancy;
 
@@ -68,6 +68,8 @@ pub struct Receipt {
     pub len: u64,
     /// How many more holders may be lost so that the object can still be read.
     pub margin: usize,
+    /// How many whole zones may be lost, and nothing else, so that it can still be read.
+    pub zone_margin: usize,
     /// The code that it was stored with.
     pub redundancy: Redundancy,
     /// The nodes that acknowledged, and how many shards each holds. Empty for an object that is kept whole in its
@@ -249,6 +251,12 @@ impl Put {
     ) -> Result<Receipt> {
         let extents_margin = extents.iter().map(|extent| extent.margin).min();
         let holders = holders_of(&extents);
+        let members = self.engine.peers.storage_members();
+        let zones_of = |extent: &WrittenExtent| {
+            let margins = Margins::of_shards(&extent.holders, &members, self.options.redundancy.data());
+            margins.map_or(0, |margins| margins.zones())
+        };
+        let zones_of_extents = extents.iter().map(zones_of).min();
         let header = Header {
             len,
             media_type: self.options.media_type.clone(),
@@ -276,6 +284,7 @@ impl Put {
             }
         })?;
         let manifest_margin = manifest_holders.len().saturating_sub(1).min(redundancy.parity());
+        let zones_of_manifest = Margins::of_copies(&manifest_holders, &members).map_or(0, |m| m.zones());
         count(&self.engine.counters.puts, 1);
         count(&self.engine.counters.bytes_put, len);
         Ok(Receipt {
@@ -283,6 +292,7 @@ impl Put {
             object,
             len,
             margin: extents_margin.map_or(manifest_margin, |margin| margin.min(manifest_margin)),
+            zone_margin: zones_of_extents.map_or(zones_of_manifest, |zones| zones.min(zones_of_manifest)),
             redundancy,
             holders,
             manifest_holders,
