@@ -4,6 +4,7 @@
 //! of your own) depends on this crate alone and runs the conformance suites in `testing`.
 #![forbid(unsafe_code)]
 
+mod care;
 pub mod error;
 pub mod format;
 mod gate;
@@ -27,6 +28,7 @@ pub mod sim;
 )]
 pub mod testing;
 
+pub use care::CareOptions;
 pub use error::{Error, ErrorKind, Result};
 pub use format::{Access, Capability, MeshKey, NodeRecord, Ticket, Zone};
 pub use id::{ExtentId, NodeId, ObjectId, OperationId, ShardId};
@@ -40,5 +42,5 @@ pub use object::{
 };
 pub use observe::{Event, Events, Metrics};
 pub use peers::NodeStatus;
-pub use placement::{Margins, Plan};
+pub use placement::{Plan, ZoneMargins};
 pub use ports::{Address, Redundancy};

@@ -46,6 +46,15 @@ pub enum Event {
     },
     /// This node's own store holds altered bytes under this name; they were not served.
     CorruptShard(ShardId),
+    /// This node gave up a shard that had rotted, so that it counts as missing and can come back from the others.
+    ShardSetAside(ShardId),
+    /// This node has read all that it holds, and compared it with its names.
+    Scrubbed {
+        /// The bytes that were right.
+        bytes: u64,
+        /// How many shards and records were not.
+        rotten: u64,
+    },
     /// A holder failed or lagged during a put, and the next in rank took its shards.
     HolderReplaced {
         /// The holder that failed.
@@ -174,6 +183,14 @@ counters! {
     holders_replaced,
     /// Requests of peers that were answered.
     inbound_requests,
+    /// Shards of this node that the scrub looked at.
+    shards_scrubbed,
+    /// Bytes that the scrub read and found right.
+    bytes_scrubbed,
+    /// Rounds of the scrub over everything that is held.
+    scrub_rounds,
+    /// Shards of this node that were rotten and were given up.
+    shards_set_aside,
 }
 
 /// Adds to a running total.

@@ -60,6 +60,8 @@ pub enum Bug {
     SplitCommit,
     /// The disk store drops the syncs of its records file.
     ForgetRecordsSync,
+    /// A shard that fails its check stays where it is and counts as held.
+    ScrubKeepsRotten,
     /// The disk store commits the records of a batch without the blobs that were written before it.
     ForgetBlobIndex,
 }

@@ -15,6 +15,7 @@ mod record;
 mod stored;
 mod text;
 mod ticket;
+mod work;
 
 pub use capability::{Access, Capability};
 pub use header::{Header, MAX_INLINE_LEN, MAX_METADATA_ENTRIES, MAX_METADATA_LEN};
@@ -30,6 +31,7 @@ pub use message::{
 pub use record::{MAX_ADDRESSES, MAX_RECORD_LEN, MAX_ZONE_LEN, NodeRecord, SignedRecord, Zone};
 pub use stored::{StoredExtent, StoredManifest, Tombstone};
 pub use ticket::{MAX_TICKET_ADDRESSES, MeshKey, Ticket};
+pub use work::{ScrubCursor, ScrubStage, Work};
 
 /// The version that every format of this build writes, and the only one that it reads.
 pub const FORMAT_VERSION: u8 = 1;

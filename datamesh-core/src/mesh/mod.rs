@@ -11,18 +11,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_channel::{Receiver, Sender};
 use futures::FutureExt;
 use futures::channel::oneshot;
 
+use crate::care::CareOptions;
+use crate::care::scrub::Scrub;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Capability, MeshKey, Ticket, Zone};
 use crate::gate::Gate;
-use crate::id::NodeId;
+use crate::id::{NodeId, ShardId};
 use crate::node::{Node, NodeEvent, NodeOptions};
 use crate::object::budget::ByteBudget;
 use crate::object::buffer::BufferPool;
 use crate::object::{Engine, Source};
-use crate::observe::{Counters, Event, EventHub, Events, Metrics};
+use crate::observe::{Counters, Event, EventHub, Events, Metrics, count};
 use crate::peers::{NodeStatus, Peers, closed};
 use crate::placement::Plan;
 use crate::planted::{Bug, is_active};
@@ -39,6 +42,9 @@ use tasks::Tasks;
 
 /// For how long `shutdown` lets requests of peers finish.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Shards that failed their check and wait to be looked at again; others are left to the scrub.
+const MAX_SUSPECTS: usize = 1024;
 
 /// How often the node looks for staged shards that nobody committed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
@@ -87,6 +93,7 @@ struct Parts {
     zone: Zone,
     capacity: u64,
     limits: Limits,
+    care: CareOptions,
 }
 
 impl fmt::Debug for Mesh {
@@ -288,9 +295,9 @@ impl Core {
     async fn open(parts: Parts) -> Result<Mesh> {
         let events = EventHub::default();
         let counters = Arc::new(Counters::default());
-        let node =
-            Node::open(Arc::clone(&parts.storage), Arc::clone(&parts.runtime), node_options(&parts, &events))
-                .await?;
+        let (suspect, suspects) = async_channel::bounded(MAX_SUSPECTS);
+        let options = node_options(&parts, &events, &counters, suspect);
+        let node = Node::open(Arc::clone(&parts.storage), Arc::clone(&parts.runtime), options).await?;
         let peers = Peers::new(
             Arc::clone(&node),
             parts.identity.node_id(),
@@ -327,11 +334,16 @@ impl Core {
         });
         // From here on, a failure drops the handle, which closes everything.
         let mesh = Mesh(Arc::new(Handle(Arc::clone(&core))));
-        core.begin(&parts.bootstrap).await?;
+        core.begin(&parts.bootstrap, parts.care, suspects).await?;
         Ok(mesh)
     }
 
-    async fn begin(self: &Arc<Self>, bootstrap: &[Address]) -> Result<()> {
+    async fn begin(
+        self: &Arc<Self>,
+        bootstrap: &[Address],
+        care: CareOptions,
+        suspects: Receiver<ShardId>,
+    ) -> Result<()> {
         self.load_members().await?;
         for number in 0..self.engine.peers.transports().len() {
             self.tasks.start(Arc::clone(self).serve(number))?;
@@ -348,7 +360,8 @@ impl Core {
             }
         }
         self.tasks.start(Arc::clone(self).gossip())?;
-        self.tasks.start(Arc::clone(self).sweep())
+        self.tasks.start(Arc::clone(self).sweep())?;
+        self.tasks.start(Scrub::new(&self.engine, &self.node, care.scrub_period, suspects).run())
     }
 
     /// Removes what no extent uses: once for what an earlier process left, then what was staged too long ago.
@@ -405,10 +418,23 @@ impl Drop for Handle {
     }
 }
 
-fn node_options(parts: &Parts, events: &EventHub) -> NodeOptions {
-    let events = events.clone();
+fn node_options(
+    parts: &Parts,
+    events: &EventHub,
+    counters: &Arc<Counters>,
+    suspect: Sender<ShardId>,
+) -> NodeOptions {
+    let (events, counters) = (events.clone(), Arc::clone(counters));
     let sink = move |event: NodeEvent| match event {
-        NodeEvent::CorruptShard { shard } => events.emit(Event::CorruptShard(shard)),
+        NodeEvent::CorruptShard { shard } => {
+            events.emit(Event::CorruptShard(shard));
+            // Where many wait already, the scrub will come by.
+            let _ = suspect.try_send(shard);
+        }
+        NodeEvent::SetAside { shard } => {
+            count(&counters.shards_set_aside, 1);
+            events.emit(Event::ShardSetAside(shard));
+        }
     };
     NodeOptions::default().with_staged_bytes(parts.limits.staged_bytes).with_events(Arc::new(sink))
 }

@@ -7,6 +7,7 @@
 mod commit;
 mod read;
 mod remove;
+mod scrub;
 mod staging;
 mod sweep;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use crate::ports::{DynStorage, Runtime, Table};
 
 use staging::Staging;
 
+pub(crate) use scrub::Checked;
 pub use sweep::STAGED_LIFETIME;
 
 /// The most shards that may be staged and not committed: 65,536 entries take about 8 MiB.
@@ -39,6 +41,11 @@ const EXTENT_LOCKS: usize = 16;
 pub enum NodeEvent {
     /// A shard in this node's own store failed its check; it was not given out.
     CorruptShard {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// A shard that failed its check was given up, and counts as missing from now on.
+    SetAside {
         /// The shard.
         shard: ShardId,
     },

@@ -12,7 +12,7 @@ use crate::object::extent_read::ExtentReader;
 use crate::object::gather::gather;
 use crate::object::get::{open_extent, open_manifest};
 use crate::object::{ASK_LIMIT, Engine};
-use crate::placement::{Margins, Member, margin, rank, zone_margin};
+use crate::placement::{Member, ZoneMargins, margin, rank, zone_margin};
 use crate::ports::Redundancy;
 
 /// How well an object is kept, as its holders say.
@@ -146,7 +146,8 @@ async fn examine(engine: &Arc<Engine>, object: ObjectId) -> Result<(Health, Mani
     let members = engine.peers.storage_members();
     let expected_margin = rank(object.as_bytes(), &members).best_margin(redundancy).unwrap_or(0);
     let held = extents.iter().map(|extent| extent.holders.as_slice());
-    let zone_margin = Margins::of_object(held, &manifest_holders, &members, redundancy).map(|m| m.zones());
+    let zone_margin =
+        ZoneMargins::of_object(held, &manifest_holders, &members, redundancy).map(|m| m.zones());
     let mut health = Health {
         object,
         redundancy,

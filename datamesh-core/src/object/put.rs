@@ -25,7 +25,7 @@ use crate::object::segment::{Codec, Coder, Place};
 use crate::object::source::{Input, Source};
 use crate::object::{ASK_LIMIT, Engine, ProgressFn};
 use crate::observe::count;
-use crate::placement::{Margins, rank};
+use crate::placement::{ZoneMargins, rank};
 use crate::planted::{Bug, is_active};
 use crate::ports::Redundancy;
 
@@ -253,7 +253,7 @@ impl Put {
         let holders = holders_of(&extents);
         let members = self.engine.peers.storage_members();
         let zones_of = |extent: &WrittenExtent| {
-            let margins = Margins::of_shards(&extent.holders, &members, self.options.redundancy.data());
+            let margins = ZoneMargins::of_shards(&extent.holders, &members, self.options.redundancy.data());
             margins.map_or(0, |margins| margins.zones())
         };
         let zones_of_extents = extents.iter().map(zones_of).min();
@@ -284,7 +284,7 @@ impl Put {
             }
         })?;
         let manifest_margin = manifest_holders.len().saturating_sub(1).min(redundancy.parity());
-        let zones_of_manifest = Margins::of_copies(&manifest_holders, &members).map_or(0, |m| m.zones());
+        let zones_of_manifest = ZoneMargins::of_copies(&manifest_holders, &members).map_or(0, |m| m.zones());
         count(&self.engine.counters.puts, 1);
         count(&self.engine.counters.bytes_put, len);
         Ok(Receipt {

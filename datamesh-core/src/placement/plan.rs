@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::format::Zone;
 use crate::id::NodeId;
-use crate::placement::{Margins, Member, rank};
+use crate::placement::{Member, ZoneMargins, rank};
 use crate::ports::Redundancy;
 
 /// Where an object would go if it were put now, and what it would survive.
@@ -21,7 +21,7 @@ pub struct Plan {
     /// The nodes that would keep the manifest.
     pub manifest_holders: Vec<NodeId>,
     /// What any loss may take then, nodes and zones.
-    pub margins: Margins,
+    pub margins: ZoneMargins,
 }
 
 /// Plans an object on these members, of which those that are down should be left out; `None` where none can hold data.
@@ -36,7 +36,7 @@ pub fn plan(
     let assignment = rank(extent, members).assign(redundancy)?;
     let manifest_holders = rank(manifest, members).manifest_holders(redundancy);
     let by_node = assignment.by_node();
-    let margins = Margins::of_object([&by_node[..]], &manifest_holders, members, redundancy)?;
+    let margins = ZoneMargins::of_object([&by_node[..]], &manifest_holders, members, redundancy)?;
     let holders: BTreeMap<_, _> = by_node.into_iter().collect();
     let mut zones = BTreeMap::new();
     for member in members {

@@ -156,6 +156,11 @@ impl Medium {
         }
     }
 
+    /// How many blobs are not what their names say.
+    pub(super) fn rotten(&self) -> usize {
+        self.blobs.iter().filter(|(id, bytes)| ShardId::of(bytes) != **id).count()
+    }
+
     /// Puts the bytes of one blob in the place of another's, where there are two.
     pub(super) fn misdirect(&mut self, draws: &mut Draws) {
         let ids: Vec<ShardId> = self.blobs.keys().copied().collect();

@@ -10,12 +10,12 @@ use crate::ports::Redundancy;
 
 /// What any loss may take so that something can still be read: f nodes and, at the same time, z whole zones.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Margins {
+pub struct ZoneMargins {
     /// For each number of zones, from none on, the nodes besides; never empty.
     beside: Vec<usize>,
 }
 
-impl Margins {
+impl ZoneMargins {
     /// What shards that are held so survive; `None` where fewer than k distinct indexes are there already.
     ///
     /// Exact by counting where no index is held twice, and otherwise by a search, which may stop early with what is
@@ -244,13 +244,13 @@ mod tests {
         let all = members(9, 3);
         for i in 0..50 {
             let assignment = rank(&key(i), &all).assign(Redundancy::STANDARD).unwrap();
-            let margins = Margins::of_shards(&assignment.by_node(), &all, 4).unwrap();
+            let margins = ZoneMargins::of_shards(&assignment.by_node(), &all, 4).unwrap();
             assert_eq!((margins.nodes(), margins.zones()), (2, 1));
             assert_eq!((margins.nodes_beside(1), margins.nodes_beside(2)), (Some(0), None));
         }
         let wide = Redundancy::new(4, 8).unwrap();
         let assignment = rank(&key(1), &members(12, 2)).assign(wide).unwrap();
-        let margins = Margins::of_shards(&assignment.by_node(), &members(12, 2), 4).unwrap();
+        let margins = ZoneMargins::of_shards(&assignment.by_node(), &members(12, 2), 4).unwrap();
         assert_eq!(
             (margins.nodes(), margins.nodes_beside(1)),
             (8, Some(2)),
@@ -261,21 +261,21 @@ mod tests {
     #[test]
     fn copies_and_objects() {
         let all = members(6, 3);
-        assert_eq!(Margins::of_copies(&[], &all), None);
-        let spread = Margins::of_copies(&[node(0), node(1), node(2)], &all).unwrap();
+        assert_eq!(ZoneMargins::of_copies(&[], &all), None);
+        let spread = ZoneMargins::of_copies(&[node(0), node(1), node(2)], &all).unwrap();
         assert_eq!(spread.beside, [2, 1, 0]);
-        let heaped = Margins::of_copies(&[node(0), node(3), node(1)], &all).unwrap();
+        let heaped = ZoneMargins::of_copies(&[node(0), node(3), node(1)], &all).unwrap();
         assert_eq!(heaped.beside, [2, 0]);
         let one_each: Vec<_> = (0..6).map(|i| (node(i), vec![i as u8])).collect();
         let object = |manifest: &[NodeId]| {
-            Margins::of_object([&one_each[..]], manifest, &all, Redundancy::STANDARD).map(|m| m.beside)
+            ZoneMargins::of_object([&one_each[..]], manifest, &all, Redundancy::STANDARD).map(|m| m.beside)
         };
         assert_eq!(object(&[node(0), node(1), node(2)]), Some(vec![2, 0]));
         assert_eq!(object(&[node(0), node(3)]), Some(vec![1]), "the manifest lies in one zone");
         assert_eq!(object(&[]), None);
         let everywhere: Vec<_> = (0..6).map(|i| (node(i), (0..6).collect())).collect();
         let copies: Vec<_> = (0..6).map(node).collect();
-        let margins = Margins::of_object([&everywhere[..]], &copies, &all, Redundancy::STANDARD).unwrap();
+        let margins = ZoneMargins::of_object([&everywhere[..]], &copies, &all, Redundancy::STANDARD).unwrap();
         assert_eq!(margins.beside, [2, 2, 1], "never more nodes than m");
     }
 
@@ -285,10 +285,10 @@ mod tests {
             .map(|i| (usize::from(i % 20), (0..20).map(|j| i.wrapping_mul(7).wrapping_add(j * 5)).collect()))
             .collect();
         let (holdings, all) = lay(&held);
-        let margins = Margins::of_shards(&holdings, &all, 60).unwrap();
+        let margins = ZoneMargins::of_shards(&holdings, &all, 60).unwrap();
         assert!(margins.nodes() < 60 && margins.zones() < 20);
         let widest: Vec<_> = (0..=255u8).map(|i| (node(usize::from(i)), vec![i])).collect();
-        let margins = Margins::of_shards(&widest, &members(256, 128), 128).unwrap();
+        let margins = ZoneMargins::of_shards(&widest, &members(256, 128), 128).unwrap();
         assert_eq!((margins.nodes(), margins.zones(), margins.nodes_beside(64)), (128, 64, Some(0)));
     }
 
@@ -301,10 +301,10 @@ mod tests {
             k in 1usize..7
         ) {
             let (holdings, all) = lay(&held);
-            let margins = Margins::of_shards(&holdings, &all, k);
+            let margins = ZoneMargins::of_shards(&holdings, &all, k);
             prop_assert_eq!(margins.as_ref().map(|m| m.beside.clone()), brute_force(&held, k));
-            prop_assert_eq!(margins.as_ref().map(Margins::nodes), margin(&holdings, k));
-            prop_assert_eq!(margins.as_ref().map(Margins::zones), zone_margin(&holdings, &all, k));
+            prop_assert_eq!(margins.as_ref().map(ZoneMargins::nodes), margin(&holdings, k));
+            prop_assert_eq!(margins.as_ref().map(ZoneMargins::zones), zone_margin(&holdings, &all, k));
         }
 
         #[test]
@@ -315,7 +315,7 @@ mod tests {
             let held: Held =
                 held.into_iter().map(|(zone, shards)| (zone, next.by_ref().take(shards).collect())).collect();
             let (holdings, all) = lay(&held);
-            let margins = Margins::of_shards(&holdings, &all, k).map(|m| m.beside);
+            let margins = ZoneMargins::of_shards(&holdings, &all, k).map(|m| m.beside);
             prop_assert_eq!(margins, brute_force(&held, k));
         }
     }
