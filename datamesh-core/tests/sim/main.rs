@@ -8,5 +8,6 @@
 )]
 
 mod campaigns;
+mod care;
 mod first;
 mod parts;
