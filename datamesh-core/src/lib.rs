@@ -28,13 +28,13 @@ pub mod sim;
 )]
 pub mod testing;
 
-pub use care::CareOptions;
+pub use care::{CareOptions, CareProgress, CareStatus, Margins, NodeState, RepairReport};
 pub use error::{Error, ErrorKind, Result};
 pub use format::{Access, Capability, MeshKey, NodeRecord, Ticket, Zone};
 pub use id::{ExtentId, NodeId, ObjectId, OperationId, ShardId};
 pub use mesh::{
     Explain, Get, GetToPath, HealthCheck, Limits, Mesh, MeshBuilder, OpenReader, OpenStream, Put, Remove,
-    StatRequest,
+    Repair, StatRequest,
 };
 pub use object::{
     Explanation, ExtentHealth, Health, ObjectReader, ObjectStream, Progress, Receipt, Removal, ShardPlace,

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use async_channel::{Receiver, Sender, TrySendError};
 use futures::Stream;
 
+use crate::care::{CareProgress, Margins, NodeState};
 use crate::id::{ExtentId, NodeId, ObjectId, ShardId};
 use crate::ports::Address;
 
@@ -62,6 +63,17 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// What a node's silence means has changed.
+    NodeState {
+        /// The node.
+        node: NodeId,
+        /// Its state now.
+        state: NodeState,
+    },
+    /// The right shards of an extent contradict each other: its writer made them so. They are left as they are.
+    PoisonedExtent(ExtentId),
+    /// A round of repair and rebalance on this node moved something.
+    CareRound(CareProgress),
     /// The subscriber was slow: this many events are missing here.
     Missed(u64),
 }
@@ -148,6 +160,8 @@ macro_rules! counters {
             pub connected_peers: u64,
             /// Requests of peers that are being answered now.
             pub inbound_now: u64,
+            /// How well the extents are kept that this node is the first to look after, when it last looked.
+            pub margins: Margins,
         }
 
         impl Counters {
@@ -191,6 +205,22 @@ counters! {
     scrub_rounds,
     /// Shards of this node that were rotten and were given up.
     shards_set_aside,
+    /// Messages in which care asked others what they hold.
+    survey_messages,
+    /// Extents of which care has rebuilt shards.
+    extents_repaired,
+    /// Manifests that care has given to nodes that lacked them.
+    manifests_repaired,
+    /// Shards that care has made anew.
+    shards_rebuilt,
+    /// Shards that care has copied to where they belong.
+    shards_moved,
+    /// Bytes of shards that care has read.
+    repair_bytes_read,
+    /// Bytes of shards that care has written.
+    repair_bytes_written,
+    /// Bytes of shards that this node gave up because others keep them.
+    bytes_released,
 }
 
 /// Adds to a running total.

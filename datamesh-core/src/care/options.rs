@@ -4,23 +4,77 @@ use std::time::Duration;
 
 use crate::care::scrub::{DEFAULT_PERIOD, LEAST_PERIOD};
 
-/// How a node looks after what it holds.
+/// How a node cares for what it keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CareOptions {
-    /// Within this time a node reads all that it holds once, and compares it with its names. 14 days by default, at
+    /// How long a node must be silent before it counts as gone and its shards are rebuilt on others. 10 minutes by
+    /// default: a restart moves nothing.
+    pub grace: Duration,
+    /// The bytes that repair and rebalance move in a second, on this node. By default a fifth of what the fastest link
+    /// was seen to carry, at least 1 MiB.
+    pub bytes_per_second: Option<u64>,
+    /// How often all extents are looked at when nothing gives reason to. An hour by default.
+    pub survey_interval: Duration,
+    /// How long a node must have been a member, unchanged, before shards are moved to it. 2 minutes by default.
+    pub settle: Duration,
+    /// Whether to begin paused. Not by default.
+    pub paused: bool,
+    /// Within this time the node reads all that it holds once, and compares it with its names. 14 days by default, at
     /// least a minute.
     pub scrub_period: Duration,
 }
 
 impl Default for CareOptions {
     fn default() -> Self {
-        Self { scrub_period: DEFAULT_PERIOD }
+        Self {
+            grace: Duration::from_secs(600),
+            bytes_per_second: None,
+            survey_interval: Duration::from_secs(3600),
+            settle: Duration::from_secs(120),
+            paused: false,
+            scrub_period: DEFAULT_PERIOD,
+        }
     }
 }
 
 impl CareOptions {
-    /// Sets within which time a node reads all that it holds once.
+    /// Sets how long a node must be silent before it counts as gone.
+    #[must_use]
+    pub fn with_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Sets the bytes that repair and rebalance move in a second.
+    #[must_use]
+    pub fn with_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.bytes_per_second = Some(bytes);
+        self
+    }
+
+    /// Sets how often all extents are looked at when nothing gives reason to.
+    #[must_use]
+    pub fn with_survey_interval(mut self, interval: Duration) -> Self {
+        self.survey_interval = interval;
+        self
+    }
+
+    /// Sets how long a node must have been a member before shards are moved to it.
+    #[must_use]
+    pub fn with_settle(mut self, settle: Duration) -> Self {
+        self.settle = settle;
+        self
+    }
+
+    /// Begins paused: nothing is repaired or moved before it is resumed.
+    #[must_use]
+    pub fn with_paused(mut self, paused: bool) -> Self {
+        self.paused = paused;
+        self
+    }
+
+    /// Sets within which time the node reads all that it holds once.
     #[must_use]
     pub fn with_scrub_period(mut self, period: Duration) -> Self {
         self.scrub_period = period;

@@ -9,6 +9,7 @@ use async_channel::Receiver;
 use bytes::Bytes;
 use futures::future::{self, Either};
 
+use crate::care::Care;
 use crate::error::Result;
 use crate::format::{Reply, Request, ScrubCursor, ScrubStage};
 use crate::id::{ExtentId, ID_LEN, ObjectId, ShardId};
@@ -55,13 +56,9 @@ pub(crate) struct Scrub {
 }
 
 impl Scrub {
-    pub(crate) fn new(
-        engine: &Arc<Engine>,
-        node: &Arc<Node>,
-        period: Duration,
-        suspects: Receiver<ShardId>,
-    ) -> Self {
-        let (engine, node) = (Arc::clone(engine), Arc::clone(node));
+    pub(crate) fn new(care: &Care, suspects: Receiver<ShardId>) -> Self {
+        let (engine, node) = (Arc::clone(&care.engine), Arc::clone(&care.node));
+        let period = care.options.scrub_period;
         Self { engine, node, period, suspects, cursor: ScrubCursor::default(), page: VecDeque::new() }
     }
 

@@ -174,9 +174,9 @@ impl MeshBuilder {
         self
     }
 
-    /// How this node looks after what it holds.
-    pub fn care(mut self, care: CareOptions) -> Self {
-        self.care = care;
+    /// How this node cares for what it keeps: repair, rebalance, scrub, and when a silent node counts as gone.
+    pub fn care(mut self, options: CareOptions) -> Self {
+        self.care = options;
         self
     }
 

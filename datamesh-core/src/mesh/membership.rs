@@ -60,7 +60,7 @@ impl OwnRecord {
     }
 
     /// Whether this node offers no capacity.
-    fn is_client(&self) -> bool {
+    pub(super) fn is_client(&self) -> bool {
         self.capacity == 0
     }
 }

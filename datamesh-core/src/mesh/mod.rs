@@ -15,8 +15,8 @@ use async_channel::{Receiver, Sender};
 use futures::FutureExt;
 use futures::channel::oneshot;
 
-use crate::care::CareOptions;
 use crate::care::scrub::Scrub;
+use crate::care::{Care, CareOptions, CareStatus};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Capability, MeshKey, Ticket, Zone};
 use crate::gate::Gate;
@@ -35,7 +35,9 @@ use crate::ports::{
 };
 
 pub use builder::{Limits, MeshBuilder};
-pub use requests::{Explain, Get, GetToPath, HealthCheck, OpenReader, OpenStream, Put, Remove, StatRequest};
+pub use requests::{
+    Explain, Get, GetToPath, HealthCheck, OpenReader, OpenStream, Put, Remove, Repair, StatRequest,
+};
 
 use membership::OwnRecord;
 use tasks::Tasks;
@@ -69,6 +71,7 @@ pub(crate) struct Core {
     own: OwnRecord,
     mesh_key: Option<MeshKey>,
     limits: Limits,
+    care: Arc<Care>,
     tasks: Tasks,
     inbound: Arc<async_lock::Semaphore>,
     inbound_now: AtomicUsize,
@@ -167,6 +170,28 @@ impl Mesh {
         self.core().engine.plan(redundancy).map_err(|error| error.with_operation("plan"))
     }
 
+    /// Rebuilds what is missing of an object at once, wherever nodes answer, and counts again. Any capability will do.
+    ///
+    /// Care does the same by itself once nodes are gone; this does not wait for that.
+    pub fn repair(&self, capability: impl Into<Capability>) -> Repair {
+        Repair::new(self.clone(), capability.into())
+    }
+
+    /// What care does on this node, and how well the extents are kept that it looks after.
+    pub fn care(&self) -> CareStatus {
+        self.core().care.status()
+    }
+
+    /// Stops repair and rebalance on this node until [`resume_care`](Self::resume_care); what is under way is finished.
+    pub fn pause_care(&self) {
+        self.core().care.pause();
+    }
+
+    /// Lets repair and rebalance on this node go on.
+    pub fn resume_care(&self) {
+        self.core().care.resume();
+    }
+
     /// The members of the mesh, as this node knows them, by node id. Clients are not members.
     pub fn nodes(&self) -> Vec<NodeStatus> {
         self.core().engine.peers.statuses()
@@ -233,6 +258,7 @@ impl Mesh {
         metrics.budget_limit = budget.limit() as u64;
         metrics.connected_peers = core.connected().len() as u64;
         metrics.inbound_now = core.inbound_now.load(Ordering::Relaxed) as u64;
+        metrics.margins = core.care.status().margins;
         metrics
     }
 
@@ -295,14 +321,15 @@ impl Core {
     async fn open(parts: Parts) -> Result<Mesh> {
         let events = EventHub::default();
         let counters = Arc::new(Counters::default());
-        let (suspect, suspects) = async_channel::bounded(MAX_SUSPECTS);
-        let options = node_options(&parts, &events, &counters, suspect);
+        let (rot, rotten) = rot_channels();
+        let options = node_options(&parts, &events, &counters, rot);
         let node = Node::open(Arc::clone(&parts.storage), Arc::clone(&parts.runtime), options).await?;
         let peers = Peers::new(
             Arc::clone(&node),
             parts.identity.node_id(),
             parts.transports,
             Arc::clone(&parts.runtime),
+            parts.care.grace,
         );
         let code = Arc::clone(&parts.code);
         parts.runtime.compute(move || code.warm_up()).await?;
@@ -319,8 +346,10 @@ impl Core {
             counters,
             runtime: Arc::clone(&parts.runtime),
         };
+        let engine = Arc::new(engine);
         let core = Arc::new(Self {
-            engine: Arc::new(engine),
+            care: Care::new(&engine, &node, parts.care),
+            engine,
             node,
             identity: parts.identity,
             own: OwnRecord::new(parts.zone, parts.capacity),
@@ -334,16 +363,11 @@ impl Core {
         });
         // From here on, a failure drops the handle, which closes everything.
         let mesh = Mesh(Arc::new(Handle(Arc::clone(&core))));
-        core.begin(&parts.bootstrap, parts.care, suspects).await?;
+        core.begin(&parts.bootstrap, rotten).await?;
         Ok(mesh)
     }
 
-    async fn begin(
-        self: &Arc<Self>,
-        bootstrap: &[Address],
-        care: CareOptions,
-        suspects: Receiver<ShardId>,
-    ) -> Result<()> {
+    async fn begin(self: &Arc<Self>, bootstrap: &[Address], rotten: Rotten) -> Result<()> {
         self.load_members().await?;
         for number in 0..self.engine.peers.transports().len() {
             self.tasks.start(Arc::clone(self).serve(number))?;
@@ -360,8 +384,13 @@ impl Core {
             }
         }
         self.tasks.start(Arc::clone(self).gossip())?;
-        self.tasks.start(Arc::clone(self).sweep())?;
-        self.tasks.start(Scrub::new(&self.engine, &self.node, care.scrub_period, suspects).run())
+        self.tasks.start(Arc::clone(&self.care).watch())?;
+        if !self.own.is_client() {
+            self.tasks.start(Arc::clone(&self.care).run())?;
+        }
+        self.tasks.start(Arc::clone(&self.care).mend(rotten.set_aside))?;
+        self.tasks.start(Scrub::new(&self.care, rotten.suspects).run())?;
+        self.tasks.start(Arc::clone(self).sweep())
     }
 
     /// Removes what no extent uses: once for what an earlier process left, then what was staged too long ago.
@@ -418,22 +447,37 @@ impl Drop for Handle {
     }
 }
 
-fn node_options(
-    parts: &Parts,
-    events: &EventHub,
-    counters: &Arc<Counters>,
+/// Where the node tells what has rotted.
+struct Rot {
     suspect: Sender<ShardId>,
-) -> NodeOptions {
+    set_aside: Sender<()>,
+}
+
+/// Where care hears of it.
+struct Rotten {
+    suspects: Receiver<ShardId>,
+    set_aside: Receiver<()>,
+}
+
+fn rot_channels() -> (Rot, Rotten) {
+    let (suspect, suspects) = async_channel::bounded(MAX_SUSPECTS);
+    let (set_aside, was_set_aside) = async_channel::bounded(1);
+    (Rot { suspect, set_aside }, Rotten { suspects, set_aside: was_set_aside })
+}
+
+fn node_options(parts: &Parts, events: &EventHub, counters: &Arc<Counters>, rot: Rot) -> NodeOptions {
     let (events, counters) = (events.clone(), Arc::clone(counters));
     let sink = move |event: NodeEvent| match event {
         NodeEvent::CorruptShard { shard } => {
             events.emit(Event::CorruptShard(shard));
             // Where many wait already, the scrub will come by.
-            let _ = suspect.try_send(shard);
+            let _ = rot.suspect.try_send(shard);
         }
         NodeEvent::SetAside { shard } => {
             count(&counters.shards_set_aside, 1);
             events.emit(Event::ShardSetAside(shard));
+            // A token that is there already says the same.
+            let _ = rot.set_aside.try_send(());
         }
     };
     NodeOptions::default().with_staged_bytes(parts.limits.staged_bytes).with_events(Arc::new(sink))

@@ -9,7 +9,7 @@ use crate::error::{ErrorKind, Result};
 use crate::format::{FORMAT_VERSION, Layout, Manifest, ScrubCursor, StoredExtent, StoredManifest, Work};
 use crate::id::{ExtentId, ObjectId, ShardId};
 use crate::planted::{Bug, is_active};
-use crate::ports::{Batch, Table};
+use crate::ports::{Batch, RecordPage, Table};
 
 /// The most extents that are noted to be mended for one shard. Every object has keys of its own, so that hardly ever
 /// two extents share one.
@@ -147,6 +147,28 @@ impl Node {
     /// Those of the storage.
     pub(crate) async fn keep_scrub_cursor(&self, cursor: &ScrubCursor) -> Result<()> {
         self.storage.commit(Batch::new().put(Table::Work, Work::Scrub.key(), cursor.encode())).await
+    }
+
+    /// A page of the extents that lack a shard which was set aside.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub(crate) async fn to_mend(&self, after: Option<ExtentId>, limit: usize) -> Result<Vec<ExtentId>> {
+        let after = after.map(|extent| Work::Mend(extent).key());
+        let page: RecordPage = self.storage.scan_records(Table::Work, Work::EVERY_MEND, after, limit).await?;
+        let extent = |key: &Bytes| match Work::from_key(key) {
+            Some(Work::Mend(extent)) => Some(extent),
+            _ => None,
+        };
+        Ok(page.records.iter().filter_map(|(key, _)| extent(key)).collect())
+    }
+
+    /// Forgets that an extent was to be mended.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub(crate) async fn mended(&self, extent: ExtentId) -> Result<()> {
+        self.storage.commit(Batch::new().delete(Table::Work, Work::Mend(extent).key())).await
     }
 }
 

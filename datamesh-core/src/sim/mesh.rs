@@ -117,9 +117,9 @@ impl SimBuilder {
         self
     }
 
-    /// How nodes look after what they hold.
-    pub fn care(mut self, care: CareOptions) -> Self {
-        self.care = care;
+    /// How each node cares for what it keeps.
+    pub fn care(mut self, options: CareOptions) -> Self {
+        self.care = options;
         self
     }
 
