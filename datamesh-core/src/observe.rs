@@ -56,6 +56,19 @@ pub enum Event {
         /// How many shards and records were not.
         rotten: u64,
     },
+    /// A node's proof that it holds a shard was of something else.
+    WrongProof {
+        /// Who answered.
+        node: NodeId,
+        /// The extent that the shard belongs to.
+        extent: ExtentId,
+        /// The shard that was to be proved.
+        shard: ShardId,
+    },
+    /// This node does not trust another any more: what that one says to hold counts as lost.
+    Distrusted(NodeId),
+    /// This node gave up an extent that no manifest names, as every member had said for long.
+    ExtentCollected(ExtentId),
     /// A holder failed or lagged during a put, and the next in rank took its shards.
     HolderReplaced {
         /// The holder that failed.
@@ -205,6 +218,20 @@ counters! {
     scrub_rounds,
     /// Shards of this node that were rotten and were given up.
     shards_set_aside,
+    /// Challenges of this node that were answered with the right proof.
+    audits_success,
+    /// Challenges that were answered with a proof of something else.
+    audits_wrong,
+    /// Challenges that a connected node did not answer.
+    audits_silent,
+    /// Challenges that could not be put, for the node was not connected.
+    audits_offline,
+    /// Removals that this node told others.
+    removals_told,
+    /// Removals that this node forgot, because all know of them.
+    tombstones_dropped,
+    /// Extents that this node gave up because no manifest names them.
+    extents_collected,
     /// Messages in which care asked others what they hold.
     survey_messages,
     /// Extents of which care has rebuilt shards.

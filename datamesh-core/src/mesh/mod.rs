@@ -192,6 +192,17 @@ impl Mesh {
         self.core().care.resume();
     }
 
+    /// Trusts a node again whose proof in an audit was wrong, after its disk or its program was looked at.
+    ///
+    /// # Errors
+    /// The store's own.
+    ///
+    /// # Cancel safety
+    /// Safe to drop: the node is then trusted again, or not.
+    pub async fn trust(&self, node: NodeId) -> Result<()> {
+        self.core().care.trust(node).await.map_err(|error| error.with_operation("trust"))
+    }
+
     /// The members of the mesh, as this node knows them, by node id. Clients are not members.
     pub fn nodes(&self) -> Vec<NodeStatus> {
         self.core().engine.peers.statuses()
@@ -340,6 +351,7 @@ impl Core {
             files: parts.files,
             redundancy: parts.redundancy,
             segment_len: parts.segment_len,
+            put_limit: parts.care.put_limit(),
             budget: ByteBudget::new(parts.limits.memory_bytes),
             buffers: BufferPool::default(),
             events,
@@ -389,6 +401,9 @@ impl Core {
             self.tasks.start(Arc::clone(&self.care).run())?;
         }
         self.tasks.start(Arc::clone(&self.care).mend(rotten.set_aside))?;
+        self.tasks.start(Arc::clone(&self.care).spread_removals())?;
+        self.tasks.start(Arc::clone(&self.care).collect())?;
+        self.tasks.start(Arc::clone(&self.care).audit())?;
         self.tasks.start(Scrub::new(&self.care, rotten.suspects).run())?;
         self.tasks.start(Arc::clone(self).sweep())
     }

@@ -5,6 +5,8 @@
 //! before it is written.
 
 mod commit;
+mod names;
+mod prove;
 mod read;
 mod release;
 mod remove;
@@ -14,6 +16,7 @@ mod survey;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod tombstones;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -171,6 +174,9 @@ impl Node {
             Request::RemoveObject { object, secret } => self.remove_object(object, &secret).await?,
             Request::RemoveExtents { extents, secret } => self.remove_extents(extents, &secret).await?,
             Request::Recheck { shard } => self.recheck(shard).await?,
+            Request::Prove { shard, nonce } => return self.prove(shard, nonce).await,
+            Request::Named { extents } => self.named(extents).await?,
+            Request::Removals { removals } => self.note_removals(removals).await?,
             Request::Survey { extents, objects } => return self.survey(extents, objects).await,
             Request::Keep { extents, indexes, objects } => {
                 return self.keep(from, extents, indexes, objects).await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::care::Audits;
 use crate::error::Result;
 use crate::format::{Capability, Extents, Manifest, Reply, Request, Zone};
 use crate::id::{ExtentId, NodeId, ObjectId};
@@ -72,6 +73,8 @@ pub struct Explanation {
     pub without: BTreeMap<NodeId, Option<usize>>,
     /// The margin that would be left if this zone were lost; `None` where the object could not be read any more.
     pub without_zone: BTreeMap<Zone, Option<usize>>,
+    /// What this node's audits have shown of each node.
+    pub audits: BTreeMap<NodeId, Audits>,
 }
 
 /// Where the shards with one index of one extent are.
@@ -124,7 +127,7 @@ pub(crate) async fn explain(engine: Arc<Engine>, capability: Capability) -> Resu
         (zone.clone(), margin_without(&health, |node| zone_of.get(node).is_some_and(|of| *of == zone)))
     };
     let without_zone = zones.into_iter().map(together).collect();
-    Ok(Explanation { health, shards, without, without_zone })
+    Ok(Explanation { health, shards, without, without_zone, audits: engine.peers.audits() })
 }
 
 async fn examine(engine: &Arc<Engine>, object: ObjectId) -> Result<(Health, Manifest)> {

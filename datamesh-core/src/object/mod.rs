@@ -59,6 +59,8 @@ pub(crate) struct Engine {
     pub(crate) files: Option<Arc<dyn Files>>,
     pub(crate) redundancy: Redundancy,
     pub(crate) segment_len: u32,
+    /// A put that takes longer is given up: its first extents may have been.
+    pub(crate) put_limit: Duration,
     pub(crate) budget: ByteBudget,
     pub(crate) buffers: BufferPool,
     pub(crate) events: EventHub,

@@ -27,7 +27,7 @@ use crate::object::{ASK_LIMIT, Engine, ProgressFn};
 use crate::observe::count;
 use crate::placement::{ZoneMargins, rank};
 use crate::planted::{Bug, is_active};
-use crate::ports::Redundancy;
+use crate::ports::{Instant, Redundancy, Timestamp};
 
 /// How many names one clean-up request carries.
 const CLEAN_UP_BATCH: usize = 1024;
@@ -158,6 +158,7 @@ impl Put {
             progress: options.progress.clone(),
             total,
             places: Arc::new(Semaphore::new(MAX_OPEN_EXTENTS)),
+            began: (runtime.now(), runtime.wall_time()),
             held: Mutex::default(),
         });
         Ok(Self {
@@ -263,6 +264,7 @@ impl Put {
             metadata: self.options.metadata.clone(),
             inline,
         };
+        self.check_time(!extents.is_empty())?;
         let (object, manifest) = self.seal_manifest(extents, &header)?;
         let redundancy = self.options.redundancy;
         let least = self.options.margin.map_or(1, |margin| margin + 1);
@@ -297,6 +299,20 @@ impl Put {
             holders,
             manifest_holders,
         })
+    }
+
+    /// Refuses to name extents that may have been given up because nobody named them for so long.
+    fn check_time(&self, has_extents: bool) -> Result<()> {
+        let (runtime, (began, began_by_wall)) = (&self.engine.runtime, self.stages.began);
+        // A machine that slept has a clock that went on and one that did not.
+        let by_wall = Duration::from_millis(runtime.wall_time().0.saturating_sub(began_by_wall.0));
+        let took = (runtime.now() - began).max(by_wall);
+        if !has_extents || took <= self.engine.put_limit {
+            return Ok(());
+        }
+        let (took, limit) = (took.as_secs() / 3600, self.engine.put_limit.as_secs() / 3600);
+        let text = format!("the put took {took} hours and a put may take {limit}; put it again in parts");
+        Err(Error::new(ErrorKind::NotStored, text))
     }
 
     fn seal_manifest(&self, extents: Vec<WrittenExtent>, header: &Header) -> Result<(ObjectId, Bytes)> {
@@ -439,6 +455,8 @@ struct Stages {
     total: Option<u64>,
     /// Bounds the extents that are under way.
     places: Arc<Semaphore>,
+    /// By both clocks.
+    began: (Instant, Timestamp),
     /// The place of each extent that is under way.
     held: Mutex<BTreeMap<u64, SemaphoreGuardArc>>,
 }
