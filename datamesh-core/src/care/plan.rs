@@ -42,8 +42,10 @@ pub(super) struct ExtentPlan {
     pub(super) is_open: bool,
     /// Indexes that this node is to copy to those who are to hold them.
     pub(super) moves: Vec<Seat>,
-    /// Indexes that this node may give up, and who has them: everything is where it should be.
-    pub(super) surplus: Vec<Seat>,
+    /// Indexes that this node may give up: everything is where it should be, in `homes`.
+    pub(super) surplus: Vec<u8>,
+    /// Who is to hold each index.
+    pub(super) homes: Vec<Seat>,
     /// Who holds what.
     pub(super) holders: Vec<(NodeId, Vec<u8>)>,
 }
@@ -100,7 +102,7 @@ pub(super) fn plan_extent(
         *home != local && first_of(*index) == Some(local) && lacks(home, *index)
     });
     let is_home = seats.iter().all(|(index, home)| has(home, *index));
-    let surplus = seats.iter().copied().filter(|(index, home)| is_home && *home != local && has(&local, *index));
+    let surplus = seats.iter().filter(|(index, home)| is_home && *home != local && has(&local, *index));
     let holdings: Vec<(NodeId, Vec<u8>)> =
         holders.iter().filter_map(|node| Some((*node, said(node)?.indexes().to_vec()))).collect();
     Some(ExtentPlan {
@@ -112,7 +114,8 @@ pub(super) fn plan_extent(
         is_open,
         lost,
         moves: moves.collect(),
-        surplus: surplus.collect(),
+        surplus: surplus.map(|(index, _)| *index).collect(),
+        homes: seats.clone(),
         holders: holdings,
     })
 }
@@ -144,8 +147,10 @@ pub(super) struct ManifestPlan {
     pub(super) turn: Option<usize>,
     /// Who is to have it and has not.
     pub(super) lacking: Vec<NodeId>,
-    /// Who has it and keeps it, where this node may give it up.
-    pub(super) surplus: Option<NodeId>,
+    /// Whether this node may give it up: all who are to have it, do.
+    pub(super) is_surplus: bool,
+    /// Who is to have it.
+    pub(super) homes: Vec<NodeId>,
 }
 
 /// Decides for a manifest; `None` where it was removed, or no member can hold it.
@@ -166,12 +171,12 @@ pub(super) fn plan_manifest(
     let holders: Vec<NodeId> = ranking.nodes().filter(has).collect();
     let lacking = |node: &&NodeId| said(node) == Some(&Possession::Absent);
     let is_home = homes.iter().all(has);
-    let keeper = homes.first().copied().filter(|_| is_home && has(&local) && !homes.contains(&local));
     Some(ManifestPlan {
         margin: holders.len().saturating_sub(1).min(redundancy.parity()),
         turn: holders.iter().position(|node| *node == local),
         lacking: homes.iter().filter(lacking).copied().collect(),
-        surplus: keeper,
+        is_surplus: is_home && has(&local) && !homes.contains(&local),
+        homes,
     })
 }
 
@@ -286,7 +291,7 @@ mod tests {
         assert!(plan(&members, &answers, homes.holders()[1]).moves.is_empty(), "only its holder moves it");
         answers.insert(home, Some(Possession::Held(vec![0])));
         let done = plan(&members, &answers, away);
-        assert_eq!((done.moves, done.surplus), (vec![], vec![(0, home)]));
+        assert_eq!((done.moves, done.surplus), (vec![], vec![0]));
         answers.insert(homes.holders()[1], Some(Possession::Absent));
         assert!(plan(&members, &answers, away).surplus.is_empty(), "another index is not at home");
     }
@@ -315,12 +320,12 @@ mod tests {
         let away = rank(&KEY, &members).nodes().nth(5).unwrap();
         answers.insert(away, Some(Possession::Held(vec![])));
         let plan = plan_manifest(&KEY, CODE, &members, &answers, away).unwrap();
-        assert_eq!((plan.margin, plan.turn, &plan.lacking, plan.surplus), (0, Some(0), &homes, None));
+        assert_eq!((plan.margin, plan.turn, &plan.lacking, plan.is_surplus), (0, Some(0), &homes, false));
         answers.extend(homes.iter().map(|home| (*home, Some(Possession::Held(vec![])))));
         let plan = plan_manifest(&KEY, CODE, &members, &answers, away).unwrap();
-        assert_eq!((plan.margin, plan.lacking, plan.surplus), (2, vec![], homes.first().copied()));
+        assert_eq!((plan.margin, plan.lacking, plan.is_surplus), (2, vec![], true));
         let plan = plan_manifest(&KEY, CODE, &members, &answers, homes[1]).unwrap();
-        assert_eq!(plan.surplus, None, "who is to have it keeps it");
+        assert!(!plan.is_surplus, "who is to have it keeps it");
     }
 
     proptest! {

@@ -39,7 +39,7 @@ const RECOUNT: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// When to look again at the latest where nothing can be done now.
-const FRUITLESS: Duration = Duration::from_secs(600);
+const FRUITLESS: Duration = Duration::from_secs(120);
 
 /// Findings that one round remembers, the most urgent ones; the rest are found again. At 120 bytes each, 2 MiB.
 const MAX_FINDINGS: usize = 1 << 14;
@@ -113,6 +113,7 @@ impl Care {
                 // It is time.
             } else {
                 self.engine.runtime.sleep(DEBOUNCE).await;
+                self.memory().fruitless = 0;
             }
             pause = if self.is_paused() { self.options.survey_interval } else { self.round().await };
         }
@@ -247,10 +248,10 @@ impl Care {
             findings.margins.manifests_short += u64::from(!plan.lacking.is_empty());
         }
         findings.is_waiting |= self.is_young(&entry);
-        let is_mine = plan.turn == Some(0) || plan.surplus.is_some();
+        let is_mine = plan.turn == Some(0) || plan.is_surplus;
         let is_others = !plan.lacking.is_empty() && !is_mine;
         findings.is_waiting |= is_others;
-        if !(plan.lacking.is_empty() && plan.surplus.is_none()) && findings.manifests.len() < MAX_FINDINGS {
+        if !(plan.lacking.is_empty() && !plan.is_surplus) && findings.manifests.len() < MAX_FINDINGS {
             findings.manifests.insert(entry.id, entry);
         }
     }

@@ -149,7 +149,7 @@ pub(super) async fn survey_manifests(
         plan_manifest(&entry.key, entry.redundancy, members, answers, engine.peers.local())
     };
     let is_settled = |plan: &Option<ManifestPlan>| {
-        plan.as_ref().is_some_and(|plan| plan.lacking.is_empty() && plan.surplus.is_none())
+        plan.as_ref().is_some_and(|plan| plan.lacking.is_empty() && !plan.is_surplus)
     };
     survey(engine, members, entries, decide, is_settled).await
 }

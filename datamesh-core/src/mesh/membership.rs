@@ -330,6 +330,8 @@ impl Core {
     fn on_connected(self: &Arc<Self>, number: usize, node: NodeId) {
         self.engine.peers.connected(number, node);
         self.engine.events.emit(Event::NodeUp(node));
+        // It may have lost what it held.
+        self.care.wake();
         let core = Arc::clone(self);
         let exchange = async move {
             if let Err(error) = core.exchange(node).await {
