@@ -144,6 +144,7 @@ impl Campaign {
         let redundancy = redundancy_of(&mut draws);
         let limits = Limits::default().with_memory_bytes(128 << 10).with_inbound_requests(16);
         let sim = self.builder(nodes, redundancy, limits.clone(), &mut draws).open()?;
+        let _ends = Ends(sim.clone());
         let play = Play::new(&sim, &mut draws, redundancy, limits, SEGMENT_BYTES, &self.misfortunes);
         let duration = self.duration;
         let played = sim.run({
@@ -170,6 +171,15 @@ impl Campaign {
             .limits(limits)
             .trace(self.trace)
             .acquainted(nodes > 16)
+    }
+}
+
+/// Ends the simulation when dropped: clients and listeners own handles of it.
+struct Ends(SimMesh);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

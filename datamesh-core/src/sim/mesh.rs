@@ -155,7 +155,7 @@ impl SimBuilder {
         let sim = self.build();
         let nodes = sim.0.options.nodes;
         for _ in 0..nodes {
-            sim.add_slot(None);
+            sim.add_slot();
         }
         if sim.0.options.acquainted {
             sim.introduce();
@@ -223,11 +223,17 @@ struct Life {
     mesh: Option<Mesh>,
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
+impl Shared {
+    fn end(&self) {
         let lives: Vec<Life> = lock(&self.nodes).iter_mut().filter_map(|slot| slot.life.take()).collect();
         self.net.world.end();
         drop(lives);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -295,6 +301,11 @@ impl SimMesh {
             Stopped::Spinning => self.failure("hang", "more happens in a second than any work takes".into()),
             Stopped::Panicked(text) => self.failure("panic", text),
         })
+    }
+
+    /// Ends every node and task. The last handle does so too, but tasks that own a handle keep it from being the last.
+    pub fn end(&self) {
+        self.0.end();
     }
 
     /// A failure of this run.
@@ -384,7 +395,7 @@ impl SimMesh {
         self.world().trace(|trace| trace.lines())
     }
 
-    fn add_slot(&self, code: Option<Arc<dyn ErasureCode>>) -> usize {
+    fn add_slot(&self) -> usize {
         let options = &self.0.options;
         let mut nodes = self.nodes();
         let number = nodes.len();
@@ -393,7 +404,7 @@ impl SimMesh {
         let zone = format!("zone-{}", number % options.zones).parse().unwrap_or_default();
         nodes.push(Slot {
             identity: (options.parts.identity)(secret),
-            code: code.unwrap_or_else(|| Arc::clone(&options.parts.code)),
+            code: Arc::clone(&options.parts.code),
             clock: Arc::default(),
             medium: Arc::new(Mutex::new(Medium::new(options.disk.capacity))),
             zone,
@@ -502,7 +513,7 @@ impl SimMesh {
     /// # Cancel safety
     /// As [`restart`](Self::restart).
     pub async fn add(&self) -> Result<usize> {
-        let node = self.add_slot(None);
+        let node = self.add_slot();
         self.restart(node).await?;
         Ok(node)
     }

@@ -13,8 +13,10 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// The campaign of a seed, for twenty virtual minutes or as many as `DATAMESH_MINUTES` says.
 fn campaign(seed: u64) -> Campaign {
-    let campaign = Campaign::new(seed, parts());
+    let minutes = number("DATAMESH_MINUTES").unwrap_or(20);
+    let campaign = Campaign::new(seed, parts()).duration(Duration::from_secs(60 * minutes));
     match number("DATAMESH_NODES") {
         Some(nodes) => campaign.nodes(nodes as usize),
         None => campaign,
@@ -22,7 +24,7 @@ fn campaign(seed: u64) -> Campaign {
 }
 
 /// Runs these seeds on two threads and joins what they did.
-fn run(seeds: std::ops::Range<u64>, duration: Duration) -> Result<Summary, Failure> {
+fn run(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> Result<Summary, Failure> + Sync) -> Summary {
     let (next, total) = (AtomicU64::new(seeds.start), Mutex::new(Ok(Summary::default())));
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -32,7 +34,7 @@ fn run(seeds: std::ops::Range<u64>, duration: Duration) -> Result<Summary, Failu
                     if seed >= seeds.end || total.lock().unwrap().is_err() {
                         return;
                     }
-                    let run = campaign(seed).duration(duration).run();
+                    let run = run(seed);
                     let mut total = total.lock().unwrap();
                     match run {
                         Ok(summary) => drop(total.as_mut().map(|total| total.add(&summary))),
@@ -42,7 +44,8 @@ fn run(seeds: std::ops::Range<u64>, duration: Duration) -> Result<Summary, Failu
             });
         }
     });
-    total.into_inner().unwrap()
+    let total: Result<Summary, Failure> = total.into_inner().unwrap();
+    total.unwrap_or_else(|failure| panic!("{}", replay_command(&failure)))
 }
 
 /// How a failure is shown: with the one command that runs it again.
@@ -57,19 +60,35 @@ fn replay_command(failure: &Failure) -> String {
 fn every_promise_is_kept() {
     let seeds = number("DATAMESH_SEEDS").unwrap_or(12);
     let first = number("DATAMESH_FIRST_SEED").unwrap_or(0);
-    let minutes = number("DATAMESH_MINUTES").unwrap_or(20);
     let began = Instant::now();
-    let summary = run(first..first + seeds, Duration::from_secs(60 * minutes));
-    let summary = summary.unwrap_or_else(|failure| panic!("{}", replay_command(&failure)));
+    let summary = run(first..first + seeds, |seed| campaign(seed).run());
     println!("{seeds} seeds in {:.1} s: {summary}", began.elapsed().as_secs_f64());
+}
+
+#[test]
+fn every_promise_is_kept_by_fifty_nodes() {
+    let seeds = number("DATAMESH_LARGE_SEEDS").unwrap_or(1);
+    let began = Instant::now();
+    let summary = run(0..seeds, |seed| campaign(seed).nodes(50).run());
+    println!("{seeds} seeds in {:.1} s: {summary}", began.elapsed().as_secs_f64());
+}
+
+/// Runs seeds twice. The hashes are printed, so that those of a debug and of a release build can be compared.
+#[test]
+fn a_seed_decides_everything() {
+    let pairs = number("DATAMESH_PAIRS").unwrap_or(4);
+    run(0..pairs, |seed| {
+        let (first, second) = (campaign(seed).run()?, campaign(seed).run()?);
+        assert_eq!(first.trace_hash, second.trace_hash, "seed {seed}");
+        println!("trace of seed {seed}: {}", first.trace_hash);
+        Ok(first)
+    });
 }
 
 /// Runs one seed again, with the trace where `DATAMESH_TRACE` is set.
 #[test]
 fn replay() {
     let Some(seed) = number("DATAMESH_SEED") else { return };
-    let minutes = number("DATAMESH_MINUTES").unwrap_or(20);
-    let campaign = campaign(seed).duration(Duration::from_secs(60 * minutes));
-    let run = campaign.trace(number("DATAMESH_TRACE").is_some()).run();
+    let run = campaign(seed).trace(number("DATAMESH_TRACE").is_some()).run();
     println!("{}", run.unwrap_or_else(|failure| panic!("{}", replay_command(&failure))));
 }
