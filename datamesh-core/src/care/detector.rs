@@ -344,7 +344,9 @@ mod tests {
 
     #[test]
     fn phi_is_the_tail_of_the_normal_distribution() {
-        let phi = |deviations: f64| phi(Duration::from_secs_f64(deviations * 0.5 + 1.0), FIRST_MEAN, Duration::ZERO);
+        let phi = |deviations: f64| {
+            phi(Duration::from_secs_f64(deviations * 0.5 + 1.0), FIRST_MEAN, Duration::ZERO)
+        };
         assert_eq!(phi(0.0), 301, "half of all answers are later than the mean");
         assert_eq!(phi(-1.0), 301);
         assert!((1_280..1_330).contains(&phi(1.6449)), "one in twenty: {}", phi(1.6449));

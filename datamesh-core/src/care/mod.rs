@@ -15,8 +15,8 @@ mod pace;
 mod plan;
 mod presence;
 mod repair;
-mod rounds;
 mod roster;
+mod rounds;
 mod settle;
 mod status;
 mod survey;
@@ -32,13 +32,13 @@ use crate::object::Engine;
 use crate::object::budget::Share;
 
 use pace::Pace;
-use rounds::Memory;
 use roster::Roster;
+use rounds::Memory;
 
-pub(crate) use detector::{Detector, TICK};
-pub(crate) use object::repair_object;
 pub use detector::NodeState;
+pub(crate) use detector::{Detector, TICK};
 pub use object::RepairReport;
+pub(crate) use object::repair_object;
 pub use options::CareOptions;
 pub use status::{CareProgress, CareStatus, Margins};
 
@@ -50,8 +50,6 @@ pub(crate) struct Care {
     pace: Pace,
     share: Share,
     paused: AtomicBool,
-    /// Whether this node is about to leave.
-    draining: AtomicBool,
     /// Holds a token when there is reason to look.
     wake: (Sender<()>, Receiver<()>),
     status: Mutex<CareStatus>,
@@ -72,7 +70,6 @@ impl Care {
             pace,
             share: engine.budget.share(),
             paused: AtomicBool::new(options.paused),
-            draining: AtomicBool::new(false),
             wake: async_channel::bounded(1),
             status: Mutex::default(),
             roster: Mutex::new(Roster::new(engine.runtime.now())),

@@ -25,7 +25,8 @@ impl Care {
         }
         if !plan.surplus.is_empty() {
             let quiet_since = self.roster().quiet_since(&entry.key, entry.redundancy);
-            deeds.add(self.when_settled(quiet_since + self.options.grace, self.give_up(entry.id, plan)).await);
+            deeds
+                .add(self.when_settled(quiet_since + self.options.grace, self.give_up(entry.id, plan)).await);
         }
         deeds
     }
@@ -44,13 +45,13 @@ impl Care {
         }
     }
 
-    /// Copies shards to the nodes that are to hold them, where these have been members for a while.
+    /// Copies shards to the nodes that are to hold them, when the members have been the same for a while.
     async fn copy_home(&self, entry: &Entry<ExtentId>, plan: &ExtentPlan) -> Deeds {
-        let newest = plan.moves.iter().map(|(_, home)| self.roster().since(home)).max();
-        let at = newest.unwrap_or_default() + self.options.settle;
+        let at = self.roster().quiet_since(&entry.key, entry.redundancy) + self.options.settle;
         let work = async {
             let moved = self.fill(entry.id, &plan.holders, &plan.moves).await?.unwrap_or_default();
             count(&self.engine.counters.shards_moved, moved.shards);
+            count(&self.engine.counters.bytes_moved, moved.written);
             if is_active(Bug::DeleteBeforeVerify) {
                 let indexes: Vec<u8> = plan.moves.iter().map(|(index, _)| *index).collect();
                 if let Some(leaving) = self.node.leave(*entry.id.as_bytes(), &indexes) {

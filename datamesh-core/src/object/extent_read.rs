@@ -95,7 +95,9 @@ impl ExtentReader {
         layout: Layout,
         holdings: &[(NodeId, Vec<u8>)],
     ) -> Self {
-        let has = |index: usize| move |(_, held): &&(NodeId, Vec<u8>)| held.iter().any(|i| usize::from(*i) == index);
+        let has = |index: usize| {
+            move |(_, held): &&(NodeId, Vec<u8>)| held.iter().any(|i| usize::from(*i) == index)
+        };
         let holders = |index| holdings.iter().filter(has(index)).map(|(node, _)| *node).collect();
         let holders = (0..layout.redundancy.total()).map(holders).collect();
         let known = Known { holders, ..Known::default() };

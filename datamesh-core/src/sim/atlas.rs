@@ -156,7 +156,8 @@ impl Atlas {
         lost.extend(unwell);
         lost.insert(node);
         let allowed = lost.len() <= self.margin || (self.storm && !kind.is_lasting());
-        (allowed || !kind.impairs()).then_some((kind, node))
+        let harmless = !kind.impairs() && !kind.is_lasting();
+        (allowed || harmless).then_some((kind, node))
     }
 
     /// How long something lasts.

@@ -171,13 +171,15 @@ pub(super) fn i8_margins_are_restored(sim: &SimMesh, model: &Model) -> Check {
             kept.entry(extent).or_insert((layout, Vec::new())).1.push((node, indexes));
         }
     }
-    let stands = |object: &Object| object.state == State::Stored && model.is_promised(object, &BTreeSet::new());
+    let stands =
+        |object: &Object| object.state == State::Stored && model.is_promised(object, &BTreeSet::new());
     for (id, object) in model.objects.iter().filter(|(_, object)| stands(object)) {
         let name = id.fmt_short();
         for extent in &object.extents {
             let Some((layout, holders)) = kept.get(extent) else { return Err(format!("{name} is lost")) };
             let best = rank(layout.placement.as_bytes(), &members).best_margin(layout.redundancy);
-            let now = margin(holders, layout.redundancy.data()).map(|now| now.min(layout.redundancy.parity()));
+            let now =
+                margin(holders, layout.redundancy.data()).map(|now| now.min(layout.redundancy.parity()));
             if now < best {
                 let extent = extent.fmt_short();
                 return Err(format!("object {name} has {now:?} of {best:?}: extent {extent} on {holders:?}"));
@@ -208,7 +210,8 @@ fn members(sim: &SimMesh) -> Vec<Member> {
 fn absent_shards(sim: &SimMesh, node: usize, layout: &Layout, index: u8) -> usize {
     let Ok(medium) = sim.medium(node) else { return usize::MAX };
     let medium = lock(&medium);
-    let ids = (0..usize::from(layout.segments)).filter_map(|segment| layout.shard(segment, usize::from(index)));
+    let ids =
+        (0..usize::from(layout.segments)).filter_map(|segment| layout.shard(segment, usize::from(index)));
     ids.filter(|id| medium.blob(id).is_none()).count()
 }
 

@@ -91,7 +91,10 @@ impl Model {
 
     /// All margins were seen to be full.
     pub(super) fn made_good(&mut self, now: Duration) {
-        self.damage.iter_mut().filter(|damage| damage.is_loss).for_each(|damage| damage.made_good = Some(now));
+        self.damage
+            .iter_mut()
+            .filter(|damage| damage.is_loss)
+            .for_each(|damage| damage.made_good = Some(now));
     }
 
     pub(super) fn was_ever_damaged(&self, node: usize) -> bool {

@@ -11,3 +11,4 @@ mod campaigns;
 mod care;
 mod first;
 mod parts;
+mod stories;

@@ -6,11 +6,11 @@ use minicbor::Encoder;
 use crate::error::{ErrorKind, Result};
 use crate::format::cbor::{Reader, Unknown};
 use crate::format::layout::MAX_SHARDS_OF_LAYOUT;
+use crate::format::message::survey::{Possession, read_possessions, write_possessions};
 use crate::format::message::{
     KIND_KEY, MAX_EXTENTS_DESCRIBED, MAX_REFUSAL_TEXT_LEN, Written, check_indexes, open, read_records,
     write_records,
 };
-use crate::format::message::survey::{Possession, read_possessions, write_possessions};
 use crate::ports::MAX_HEAD_LEN;
 
 /// What a node answers.

@@ -5,10 +5,10 @@ use bytes::Bytes;
 use crate::error::{ErrorKind, Result};
 use crate::format::cbor::{Reader, Unknown};
 use crate::format::keys::RemovalSecret;
+use crate::format::message::survey::{MAX_SURVEYED, read_index_lists, write_index_lists};
 use crate::format::message::{
     KIND_KEY, MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, check_indexes, open, read_records, write_records,
 };
-use crate::format::message::survey::{MAX_SURVEYED, read_index_lists, write_index_lists};
 use crate::id::{ExtentId, ObjectId, OperationId, ShardId};
 use crate::ports::MAX_HEAD_LEN;
 
