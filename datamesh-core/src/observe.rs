@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use async_channel::{Receiver, Sender, TrySendError};
 use futures::Stream;
 
+use crate::care::{CareProgress, Margins, NodeState};
 use crate::id::{ExtentId, NodeId, ObjectId, ShardId};
 use crate::ports::Address;
 
@@ -53,6 +54,17 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// What a node's silence means has changed.
+    NodeState {
+        /// The node.
+        node: NodeId,
+        /// Its state now.
+        state: NodeState,
+    },
+    /// The right shards of an extent contradict each other: its writer made them so. They are left as they are.
+    PoisonedExtent(ExtentId),
+    /// A round of repair and rebalance on this node moved something.
+    CareRound(CareProgress),
     /// The subscriber was slow: this many events are missing here.
     Missed(u64),
 }
@@ -139,6 +151,8 @@ macro_rules! counters {
             pub connected_peers: u64,
             /// Requests of peers that are being answered now.
             pub inbound_now: u64,
+            /// How well the extents are kept that this node is the first to look after, when it last looked.
+            pub margins: Margins,
         }
 
         impl Counters {
@@ -174,6 +188,24 @@ counters! {
     holders_replaced,
     /// Requests of peers that were answered.
     inbound_requests,
+    /// Messages in which care asked others what they hold.
+    survey_messages,
+    /// Extents of which care has rebuilt shards.
+    extents_repaired,
+    /// Manifests that care has given to nodes that lacked them.
+    manifests_repaired,
+    /// Shards that care has made anew.
+    shards_rebuilt,
+    /// Shards that care has copied to where they belong.
+    shards_moved,
+    /// Bytes of shards that were read to make others anew.
+    repair_bytes_read,
+    /// Bytes of shards that were made anew and reached their holders.
+    repair_bytes_written,
+    /// Bytes of shards that care has copied to where they belong.
+    bytes_moved,
+    /// Bytes of shards that this node gave up because others keep them.
+    bytes_released,
 }
 
 /// Adds to a running total.

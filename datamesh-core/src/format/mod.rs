@@ -24,8 +24,8 @@ pub use layout::{
 };
 pub use manifest::{Extents, MAX_EXTENTS, MAX_MANIFEST_LEN, Manifest, ManifestPublic, segment_count};
 pub use message::{
-    MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, MAX_RECORDS_OF_MESSAGE, MAX_REFUSAL_TEXT_LEN, Refusal, Reply,
-    Request,
+    MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, MAX_RECORDS_OF_MESSAGE, MAX_REFUSAL_TEXT_LEN, MAX_SURVEYED,
+    Possession, Refusal, Reply, Request,
 };
 pub use record::{MAX_ADDRESSES, MAX_RECORD_LEN, MAX_ZONE_LEN, NodeRecord, SignedRecord, Zone};
 pub use stored::{StoredExtent, StoredManifest, Tombstone};

@@ -1,6 +1,7 @@
 //! The handle: what a program does with a mesh.
 
 mod builder;
+mod drain;
 mod membership;
 mod requests;
 mod serve;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::channel::oneshot;
 
+use crate::care::{Care, CareOptions, CareStatus};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Capability, MeshKey, Ticket, Zone};
 use crate::gate::Gate;
@@ -31,7 +33,10 @@ use crate::ports::{
 };
 
 pub use builder::{Limits, MeshBuilder};
-pub use requests::{Explain, Get, GetToPath, HealthCheck, OpenReader, OpenStream, Put, Remove, StatRequest};
+pub use drain::Drain;
+pub use requests::{
+    Explain, Get, GetToPath, HealthCheck, OpenReader, OpenStream, Put, Remove, Repair, StatRequest,
+};
 
 use membership::OwnRecord;
 use tasks::Tasks;
@@ -62,6 +67,7 @@ pub(crate) struct Core {
     own: OwnRecord,
     mesh_key: Option<MeshKey>,
     limits: Limits,
+    care: Arc<Care>,
     tasks: Tasks,
     inbound: Arc<async_lock::Semaphore>,
     inbound_now: AtomicUsize,
@@ -86,6 +92,7 @@ struct Parts {
     zone: Zone,
     capacity: u64,
     limits: Limits,
+    care: CareOptions,
 }
 
 impl fmt::Debug for Mesh {
@@ -146,6 +153,35 @@ impl Mesh {
     /// will do.
     pub fn explain(&self, capability: impl Into<Capability>) -> Explain {
         Explain::new(self.clone(), capability.into())
+    }
+
+    /// Rebuilds what is missing of an object at once, wherever nodes answer, and counts again. Any capability will do.
+    ///
+    /// Care does the same by itself once nodes are gone; this does not wait for that.
+    pub fn repair(&self, capability: impl Into<Capability>) -> Repair {
+        Repair::new(self.clone(), capability.into())
+    }
+
+    /// Leaves the mesh politely: everything that this node holds is brought to others first. Then shut it down.
+    ///
+    /// Objects stay readable throughout, and nothing new is put here. Opened again, the node is a member as before.
+    pub fn drain(&self) -> Drain {
+        Drain::new(self.clone())
+    }
+
+    /// What care does on this node, and how well the extents are kept that it looks after.
+    pub fn care(&self) -> CareStatus {
+        self.core().care.status()
+    }
+
+    /// Stops repair and rebalance on this node until [`resume_care`](Self::resume_care); what is under way is finished.
+    pub fn pause_care(&self) {
+        self.core().care.pause();
+    }
+
+    /// Lets repair and rebalance on this node go on.
+    pub fn resume_care(&self) {
+        self.core().care.resume();
     }
 
     /// The members of the mesh, as this node knows them, by node id. Clients are not members.
@@ -214,6 +250,7 @@ impl Mesh {
         metrics.budget_limit = budget.limit() as u64;
         metrics.connected_peers = core.connected().len() as u64;
         metrics.inbound_now = core.inbound_now.load(Ordering::Relaxed) as u64;
+        metrics.margins = core.care.status().margins;
         metrics
     }
 
@@ -284,6 +321,7 @@ impl Core {
             parts.identity.node_id(),
             parts.transports,
             Arc::clone(&parts.runtime),
+            parts.care.grace,
         );
         let code = Arc::clone(&parts.code);
         parts.runtime.compute(move || code.warm_up()).await?;
@@ -300,8 +338,10 @@ impl Core {
             counters,
             runtime: Arc::clone(&parts.runtime),
         };
+        let engine = Arc::new(engine);
         let core = Arc::new(Self {
-            engine: Arc::new(engine),
+            care: Care::new(&engine, &node, parts.care),
+            engine,
             node,
             identity: parts.identity,
             own: OwnRecord::new(parts.zone, parts.capacity),
@@ -336,6 +376,10 @@ impl Core {
             }
         }
         self.tasks.start(Arc::clone(self).gossip())?;
+        self.tasks.start(Arc::clone(&self.care).watch())?;
+        if !self.own.is_client() {
+            self.tasks.start(Arc::clone(&self.care).run())?;
+        }
         self.tasks.start(Arc::clone(self).sweep())
     }
 

@@ -6,8 +6,10 @@
 
 mod commit;
 mod read;
+mod release;
 mod remove;
 mod staging;
+mod survey;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use crate::gate::{Gate, Pass};
 use crate::id::{ExtentId, NodeId, ShardId};
 use crate::ports::{DynStorage, Runtime, Table};
 
+use release::Promises;
 use staging::Staging;
 
 pub use sweep::STAGED_LIFETIME;
@@ -99,6 +102,7 @@ pub struct Node {
     staging: Mutex<Staging>,
     gate: Gate,
     extents: [Gate; EXTENT_LOCKS],
+    promises: Mutex<Promises>,
 }
 
 impl fmt::Debug for Node {
@@ -124,7 +128,8 @@ impl Node {
         let staging = Mutex::new(Staging::new(MAX_STAGED_SHARDS, options.staged_bytes));
         let extents = std::array::from_fn(|_| Gate::default());
         let gate = Gate::default();
-        Ok(Arc::new(Self { storage, runtime, options, staging, gate, extents }))
+        let promises = Mutex::default();
+        Ok(Arc::new(Self { storage, runtime, options, staging, gate, extents, promises }))
     }
 
     /// Answers one request of a peer that the transport proved, or of this process.
@@ -159,6 +164,10 @@ impl Node {
             Request::RemoveObject { object, secret } => self.remove_object(object, &secret).await?,
             Request::RemoveExtents { extents, secret } => self.remove_extents(extents, &secret).await?,
             Request::Recheck { shard } => self.recheck(shard).await?,
+            Request::Survey { extents, objects } => return self.survey(extents, objects).await,
+            Request::Keep { extents, indexes, objects } => {
+                return self.keep(from, extents, indexes, objects).await;
+            }
             Request::Members { .. } => {
                 return Err(Error::new(ErrorKind::InvalidInput, "members are not kept by a node's store"));
             }

@@ -65,7 +65,7 @@ impl Node {
         Ok(Reply::Described { held })
     }
 
-    async fn held_indexes(&self, record: &StoredExtent) -> Result<Vec<u8>> {
+    pub(super) async fn held_indexes(&self, record: &StoredExtent) -> Result<Vec<u8>> {
         let layout = Layout::decode(&record.layout)?;
         let mut held: BTreeSet<u8> = record.indexes.iter().copied().collect();
         let wanted = wanted(&layout, &held);
@@ -102,13 +102,13 @@ impl Node {
     }
 
     /// What is known of an extent.
-    pub(super) async fn stored_extent(&self, extent: ExtentId) -> Result<Option<StoredExtent>> {
+    pub(crate) async fn stored_extent(&self, extent: ExtentId) -> Result<Option<StoredExtent>> {
         let value = self.storage.read_record(Table::Extents, id_key(extent.as_bytes())).await?;
         value.map(|value| StoredExtent::decode(&value)).transpose()
     }
 
     /// A manifest, if it is here.
-    pub(super) async fn stored_manifest(&self, object: ObjectId) -> Result<Option<StoredManifest>> {
+    pub(crate) async fn stored_manifest(&self, object: ObjectId) -> Result<Option<StoredManifest>> {
         let value = self.storage.read_record(Table::Manifests, id_key(object.as_bytes())).await?;
         value.map(|value| StoredManifest::decode(&value)).transpose()
     }

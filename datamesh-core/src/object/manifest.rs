@@ -153,7 +153,7 @@ async fn undo(
 ///
 /// # Errors
 /// `NotFound` when every member that can hold data answered and none has it; `Unavailable` when some did not answer.
-pub(super) async fn find_manifest(engine: &Arc<Engine>, object: ObjectId) -> Result<Bytes> {
+pub(crate) async fn find_manifest(engine: &Arc<Engine>, object: ObjectId) -> Result<Bytes> {
     let members = engine.peers.storage_members();
     let mut search =
         Search { engine, object, absent: BTreeSet::new(), silent: BTreeSet::new(), removed: false };

@@ -2,16 +2,16 @@
 
 pub(crate) mod budget;
 pub(crate) mod buffer;
-mod extent_read;
+pub(crate) mod extent_read;
 mod extent_write;
-mod gather;
-mod get;
+pub(crate) mod gather;
+pub(crate) mod get;
 mod health;
-mod manifest;
+pub(crate) mod manifest;
 mod put;
 mod reader;
 mod remove;
-mod segment;
+pub(crate) mod segment;
 mod source;
 
 use std::sync::Arc;

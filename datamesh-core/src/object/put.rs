@@ -51,7 +51,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(done: u64, total: Option<u64>) -> Self {
+    pub(crate) fn new(done: u64, total: Option<u64>) -> Self {
         Self { done, total }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::care::{Detector, NodeState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Refusal, Reply, Request, SignedRecord};
 use crate::id::NodeId;
@@ -14,12 +15,11 @@ use crate::node::Node;
 use crate::placement::{CallClass, Member, MemberTable, Merge, PeerTiming};
 use crate::ports::{DynTransport, Instant, Message, PeerRoute, Runtime};
 
-/// For how long a connected peer that failed to answer is passed over.
-const AVOIDED_FOR: Duration = Duration::from_secs(5);
+/// Messages of fewer bytes say more of the latency of a link than of what it carries.
+const LEAST_MEASURED: usize = 16 << 10;
 
-/// For how long a peer that is not connected is passed over, unless it connects before. The transport goes on dialling
-/// it, so this matters only for transports that do not tell of connections.
-const DOWN_FOR: Duration = Duration::from_secs(60);
+/// With each measurement this part of the earlier best is forgotten.
+const GOODPUT_FADE: u64 = 64;
 
 /// The local node and the peers that it can ask.
 #[derive(Debug)]
@@ -34,11 +34,13 @@ pub(crate) struct Peers {
 }
 
 /// Peers are bounded by the member table, whose limit is `MAX_MEMBERS`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     table: MemberTable,
     timing: BTreeMap<NodeId, PeerTiming>,
-    down: BTreeMap<NodeId, Instant>,
+    detector: Detector,
+    /// The bytes that the fastest link has lately carried in a second.
+    goodput: u64,
     /// How many transports have a connection to each peer, and which is the cheapest.
     routes: BTreeMap<NodeId, Vec<usize>>,
 }
@@ -53,6 +55,8 @@ pub struct NodeStatus {
     pub local: bool,
     /// Whether it is connected, or is this node.
     pub connected: bool,
+    /// What its silence means, if it is silent.
+    pub state: NodeState,
     /// The median latency of its recent answers without a body.
     pub latency: Option<Duration>,
     /// The 95th percentile of its recent answers with a shard.
@@ -69,8 +73,16 @@ impl Peers {
         local: NodeId,
         transports: Vec<Arc<dyn DynTransport>>,
         runtime: Arc<dyn Runtime>,
+        grace: Duration,
     ) -> Self {
-        Self { local, node, transports, runtime, state: Mutex::default(), closed: AtomicBool::new(false) }
+        let state = State {
+            table: MemberTable::new(),
+            timing: BTreeMap::new(),
+            detector: Detector::new(grace, runtime.now()),
+            goodput: 0,
+            routes: BTreeMap::new(),
+        };
+        Self { local, node, transports, runtime, state: Mutex::new(state), closed: AtomicBool::new(false) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -121,6 +133,44 @@ impl Peers {
         members
     }
 
+    /// The members that can hold data and are not gone: what each has is its own, whether or not it answers.
+    pub(crate) fn present_members(&self) -> Vec<Member> {
+        let now = self.runtime.now();
+        let state = self.state();
+        let mut members = state.table.members();
+        let is_present = |node: &NodeId| *node == self.local || !state.detector.is_gone(node, now);
+        members.retain(|member| member.capacity > 0 && is_present(&member.node));
+        members
+    }
+
+    /// The members that offer no capacity any more and are not gone: they may still have what they had.
+    pub(crate) fn leaving_members(&self) -> Vec<NodeId> {
+        let now = self.runtime.now();
+        let state = self.state();
+        let is_leaving = |member: &Member| member.capacity == 0 && !state.detector.is_gone(&member.node, now);
+        state.table.members().into_iter().filter(is_leaving).map(|member| member.node).collect()
+    }
+
+    /// Looks at everybody's silence: says whose state changed, and whom to ask whether it is there.
+    pub(crate) fn tick(&self) -> (Vec<(NodeId, NodeState)>, Vec<NodeId>) {
+        let now = self.runtime.now();
+        let mut state = self.state();
+        let others = state.table.records().map(|signed| signed.record().node);
+        let others = others.filter(|node| *node != self.local);
+        let others: Vec<_> = others.map(|node| (node, state.routes.contains_key(&node))).collect();
+        state.detector.tick(&others, now)
+    }
+
+    /// Records a sign of life of a peer: it asked something.
+    pub(crate) fn heard(&self, node: NodeId) {
+        let now = self.runtime.now();
+        let mut state = self.state();
+        // Clients come and go; only members are watched.
+        if state.table.record(&node).is_some() {
+            state.detector.heard(node, now);
+        }
+    }
+
     /// Whether a node is not known to be down.
     pub(crate) fn is_live(&self, node: &NodeId) -> bool {
         self.state().is_live(node, self.runtime.now())
@@ -132,13 +182,16 @@ impl Peers {
 
     /// Records that the transport with this number has a connection to the peer.
     pub(crate) fn connected(&self, transport: usize, node: NodeId) {
+        let now = self.runtime.now();
         let mut state = self.state();
         let routes = state.routes.entry(node).or_default();
         if !routes.contains(&transport) {
             routes.push(transport);
             routes.sort_unstable();
         }
-        state.down.remove(&node);
+        if state.table.record(&node).is_some() {
+            state.detector.heard(node, now);
+        }
     }
 
     /// Records that the transport with this number has lost the peer; says whether no other reaches it.
@@ -151,7 +204,9 @@ impl Peers {
         });
         if gone {
             state.routes.remove(&node);
-            state.down.insert(node, now);
+            if state.table.record(&node).is_some() {
+                state.detector.failed(node, now);
+            }
         }
         gone
     }
@@ -184,6 +239,7 @@ impl Peers {
 
     /// What is known of each member.
     pub(crate) fn statuses(&self) -> Vec<NodeStatus> {
+        let now = self.runtime.now();
         let state = self.state();
         let of = |signed: &SignedRecord| {
             let record = signed.record().clone();
@@ -191,6 +247,7 @@ impl Peers {
             NodeStatus {
                 local: record.node == self.local,
                 connected: record.node == self.local || state.routes.contains_key(&record.node),
+                state: state.state_of(&record.node, self.local, now),
                 latency: timing.and_then(|timing| timing.p50(CallClass::Small)),
                 bulk_latency_p95: timing.and_then(|timing| timing.p95(CallClass::Bulk)),
                 successes: timing.map_or(0, PeerTiming::successes),
@@ -231,7 +288,7 @@ impl Peers {
         let now = self.runtime.now();
         let mut state = self.state();
         state.timing.entry(node).or_default().record_failure();
-        state.down.insert(node, now);
+        state.detector.failed(node, now);
     }
 
     /// Asks a node and waits for its answer, for at most `limit`; the local node is asked directly.
@@ -252,9 +309,12 @@ impl Peers {
             return self.runtime.timeout(limit, self.node.handle(node, request, body)).await;
         }
         let class = class_of(&request, &body);
-        let started = self.runtime.now();
+        let (started, sent) = (self.runtime.now(), body.len());
         let answer = self.carry(node, Message { head: request.encode(), body }, limit).await;
         let answer = answer.and_then(|message| Ok((Reply::decode(&message.head)?, message.body)));
+        if let Ok((_, body)) = &answer {
+            self.note_carried(sent.saturating_add(body.len()), started);
+        }
         self.note(node, class, started, answer.as_ref().err());
         answer.map_err(|error| error.with_node(node))
     }
@@ -275,6 +335,23 @@ impl Peers {
         Err(failed)
     }
 
+    /// Measures a link by what it carried.
+    fn note_carried(&self, bytes: usize, started: Instant) {
+        if bytes < LEAST_MEASURED {
+            return;
+        }
+        let micros = (self.runtime.now() - started).as_micros().max(1);
+        let rate = (bytes as u128).saturating_mul(1_000_000) / micros;
+        let mut state = self.state();
+        let faded = state.goodput - state.goodput / GOODPUT_FADE;
+        state.goodput = faded.max(u64::try_from(rate).unwrap_or(u64::MAX));
+    }
+
+    /// The bytes that the fastest link has lately carried in a second; 0 where nothing was measured.
+    pub(crate) fn goodput(&self) -> u64 {
+        self.state().goodput
+    }
+
     fn note(&self, node: NodeId, class: Option<CallClass>, started: Instant, error: Option<&Error>) {
         let now = self.runtime.now();
         let mut state = self.state();
@@ -285,7 +362,10 @@ impl Peers {
                     Some(class) => timing.record_success(class, now - started),
                     None => timing.record_untimed_success(),
                 }
-                state.down.remove(&node);
+                match class {
+                    Some(CallClass::Small) => state.detector.answered(node, now, now - started),
+                    _ => state.detector.heard(node, now),
+                }
             }
             Some(error) => {
                 timing.record_failure();
@@ -293,7 +373,7 @@ impl Peers {
                     error.kind(),
                     ErrorKind::Unavailable | ErrorKind::TimedOut | ErrorKind::OutcomeUnknown
                 ) {
-                    state.down.insert(node, now);
+                    state.detector.failed(node, now);
                 }
             }
         }
@@ -312,8 +392,14 @@ fn class_of(request: &Request, body: &Bytes) -> Option<CallClass> {
 
 impl State {
     fn is_live(&self, node: &NodeId, now: Instant) -> bool {
-        let avoided = if self.routes.contains_key(node) { AVOIDED_FOR } else { DOWN_FOR };
-        self.down.get(node).is_none_or(|since| now - *since > avoided)
+        self.detector.is_live(node, now, self.routes.contains_key(node))
+    }
+
+    fn state_of(&self, node: &NodeId, local: NodeId, now: Instant) -> NodeState {
+        if *node == local {
+            return NodeState::Up;
+        }
+        self.detector.state(node, now, self.routes.contains_key(node))
     }
 }
 

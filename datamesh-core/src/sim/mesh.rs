@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::care::CareOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{NodeRecord, Zone};
 use crate::id::NodeId;
@@ -60,6 +61,7 @@ pub struct SimBuilder {
     redundancy: Redundancy,
     segment_bytes: u32,
     limits: Limits,
+    care: CareOptions,
     link: Link,
     disk: Disk,
     trace: bool,
@@ -77,6 +79,7 @@ impl SimBuilder {
             redundancy: Redundancy::STANDARD,
             segment_bytes: crate::format::DEFAULT_SEGMENT_LEN,
             limits: Limits::default(),
+            care: CareOptions::default(),
             link: Link::default(),
             disk: Disk::default(),
             trace: false,
@@ -111,6 +114,12 @@ impl SimBuilder {
     /// Bounds on what each node takes for itself.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// How each node cares for what it keeps.
+    pub fn care(mut self, options: CareOptions) -> Self {
+        self.care = options;
         self
     }
 
@@ -491,6 +500,7 @@ impl SimMesh {
             .redundancy(options.redundancy)
             .segment_bytes(options.segment_bytes)
             .limits(options.limits.clone())
+            .care(options.care.clone())
             .zone(slot.zone.clone())
             .capacity(slot.capacity))
     }

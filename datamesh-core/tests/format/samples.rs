@@ -156,6 +156,8 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::RemoveObject { object, secret: secret.clone() },
         Request::RemoveExtents { extents: vec![extent], secret },
         Request::Recheck { shard },
+        Request::Survey { extents: vec![extent, extent], objects: vec![object] },
+        Request::Keep { extents: vec![extent], indexes: vec![vec![1, 4]], objects: vec![object] },
     ]
 }
 
@@ -169,5 +171,13 @@ pub(crate) fn replies() -> Vec<Reply> {
         Reply::Removed,
         Reply::Failed { refusal: Refusal::Full, text: "95 % of the volume is taken".into() },
         Reply::Failed { refusal: Refusal::Unknown(900), text: String::new() },
+        Reply::Surveyed {
+            possessions: vec![
+                Possession::Absent,
+                Possession::Held(vec![0, 5]),
+                Possession::Removed,
+                Possession::Held(vec![]),
+            ],
+        },
     ]
 }

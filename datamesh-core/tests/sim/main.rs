@@ -8,5 +8,7 @@
 )]
 
 mod campaigns;
+mod care;
 mod first;
 mod parts;
+mod stories;

@@ -6,6 +6,7 @@ use minicbor::Encoder;
 use crate::error::{ErrorKind, Result};
 use crate::format::cbor::{Reader, Unknown};
 use crate::format::layout::MAX_SHARDS_OF_LAYOUT;
+use crate::format::message::survey::{Possession, read_possessions, write_possessions};
 use crate::format::message::{
     KIND_KEY, MAX_EXTENTS_DESCRIBED, MAX_REFUSAL_TEXT_LEN, Written, check_indexes, open, read_records,
     write_records,
@@ -32,6 +33,11 @@ pub enum Reply {
     Described {
         /// The indexes of which it holds every segment's shard, ascending; `None` where it knows nothing of the extent.
         held: Vec<Option<Vec<u8>>>,
+    },
+    /// What the node has: of each extent and then of each object, in the order asked.
+    Surveyed {
+        /// Of each, what it has.
+        possessions: Vec<Possession>,
     },
     /// Proved: this node does not hold it.
     Absent,
@@ -109,6 +115,9 @@ impl Reply {
             }
             Self::Members { records } => writer.field(2, |encoder| write_records(encoder, records)),
             Self::Described { held } => writer.field(2, |encoder| write_held(encoder, held)),
+            Self::Surveyed { possessions } => {
+                writer.field(2, |encoder| write_possessions(encoder, possessions));
+            }
             Self::Failed { refusal, text } => {
                 writer.uint(2, u64::from(refusal.code()));
                 writer.text(3, shorten(text));
@@ -140,6 +149,7 @@ impl Reply {
             Self::Absent => "absent",
             Self::Removed => "removed",
             Self::Failed { .. } => "failed",
+            Self::Surveyed { .. } => "surveyed",
         }
     }
 
@@ -152,6 +162,7 @@ impl Reply {
             Self::Absent => 5,
             Self::Removed => 6,
             Self::Failed { .. } => 7,
+            Self::Surveyed { .. } => 8,
         }
     }
 
@@ -169,6 +180,7 @@ impl Reply {
                 refusal: Refusal::from_code(reader.uint(2, "refusal")?),
                 text: read_refusal_text(reader)?,
             },
+            8 => Self::Surveyed { possessions: read_possessions(reader)? },
             _ => return Err(reader.unsupported(&format!("code {code}"))),
         })
     }
