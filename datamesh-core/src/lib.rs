@@ -33,8 +33,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use format::{Access, Capability, MeshKey, NodeRecord, Ticket, Zone};
 pub use id::{ExtentId, NodeId, ObjectId, OperationId, ShardId};
 pub use mesh::{
-    Explain, Get, GetToPath, HealthCheck, Limits, Mesh, MeshBuilder, OpenReader, OpenStream, Put, Remove,
-    Repair, StatRequest,
+    Drain, Explain, Get, GetToPath, HealthCheck, Limits, Mesh, MeshBuilder, OpenReader, OpenStream, Put,
+    Remove, Repair, StatRequest,
 };
 pub use object::{
     Explanation, ExtentHealth, Health, ObjectReader, ObjectStream, Progress, Receipt, Removal, ShardPlace,

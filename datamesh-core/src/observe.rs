@@ -242,10 +242,12 @@ counters! {
     shards_rebuilt,
     /// Shards that care has copied to where they belong.
     shards_moved,
-    /// Bytes of shards that care has read.
+    /// Bytes of shards that were read to make others anew.
     repair_bytes_read,
-    /// Bytes of shards that care has written.
+    /// Bytes of shards that were made anew and reached their holders.
     repair_bytes_written,
+    /// Bytes of shards that care has copied to where they belong.
+    bytes_moved,
     /// Bytes of shards that this node gave up because others keep them.
     bytes_released,
 }

@@ -57,8 +57,6 @@ pub(crate) struct Care {
     pace: Pace,
     share: Share,
     paused: AtomicBool,
-    /// Whether this node is about to leave.
-    draining: AtomicBool,
     /// Holds a token when there is reason to look.
     wake: (Sender<()>, Receiver<()>),
     status: Mutex<CareStatus>,
@@ -79,7 +77,6 @@ impl Care {
             pace,
             share: engine.budget.share(),
             paused: AtomicBool::new(options.paused),
-            draining: AtomicBool::new(false),
             wake: async_channel::bounded(1),
             status: Mutex::default(),
             roster: Mutex::new(Roster::new(engine.runtime.now())),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::care::pace::Pace;
-use crate::care::plan::{Answers, ExtentPlan, plan_extent};
+use crate::care::plan::{Answers, ExtentPlan, View, plan_extent};
 use crate::care::repair::{Mending, place_manifest};
 use crate::error::Result;
 use crate::format::{Capability, Extents, Manifest, Possession, Reply, Request};
@@ -185,9 +185,9 @@ impl Work {
         let request = Request::Survey { extents: vec![id], objects: Vec::new() };
         let mut answers = self.ask(request, report).await;
         answers.retain(|_, answer| answer.is_some());
-        let members = self.answering(report);
+        let view = View { members: self.answering(report), leaving: Vec::new() };
         let key = layout.placement.as_bytes();
-        plan_extent(key, layout.redundancy, &members, &answers, self.engine.peers.local())
+        plan_extent(key, layout.redundancy, &view, &answers, self.engine.peers.local())
     }
 
     /// Asks every member that can hold data about one thing.

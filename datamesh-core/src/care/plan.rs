@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::format::Possession;
 use crate::id::NodeId;
-use crate::placement::{Member, margin, rank};
+use crate::placement::{Member, Ranking, margin, rank};
 use crate::planted::{Bug, is_active};
 use crate::ports::Redundancy;
 
@@ -18,6 +18,22 @@ pub(super) type Answers = BTreeMap<NodeId, Option<Possession>>;
 /// first so many when they were written, a few of which may have been down then.
 const fn reach(redundancy: Redundancy) -> usize {
     2 * redundancy.total() + 8
+}
+
+/// Who may hold data, and who may have some.
+#[derive(Debug, Clone, Default)]
+pub(super) struct View {
+    /// The members that are to hold data: those that offer capacity and are not gone.
+    pub(super) members: Vec<Member>,
+    /// Members that offer none any more, because they are leaving, and still have what they had; by node id.
+    pub(super) leaving: Vec<NodeId>,
+}
+
+impl View {
+    /// Everybody who may have something, and so is asked.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.members.iter().map(|member| member.node).chain(self.leaving.iter().copied())
+    }
 }
 
 /// A shard index, and the node that is to hold it.
@@ -34,7 +50,7 @@ pub(super) struct ExtentPlan {
     pub(super) spare: usize,
     /// How many holders that answer come before this node in the ranking; `None` when it holds nothing.
     pub(super) turn: Option<usize>,
-    /// Indexes that nobody has, and where they are to be rebuilt. Empty while a silent member may have them.
+    /// Indexes that nobody has, and where they are rebuilt. Empty while a silent member may have them.
     pub(super) lost: Vec<Seat>,
     /// Whether enough is lost that it is time to rebuild.
     pub(super) is_due: bool,
@@ -42,8 +58,12 @@ pub(super) struct ExtentPlan {
     pub(super) is_open: bool,
     /// Indexes that this node is to copy to those who are to hold them.
     pub(super) moves: Vec<Seat>,
-    /// Indexes that this node may give up, and who has them: everything is where it should be.
-    pub(super) surplus: Vec<Seat>,
+    /// Whether every index is with the node that is to hold it.
+    pub(super) is_home: bool,
+    /// Indexes that this node may give up: everything is where it should be, in `homes`.
+    pub(super) surplus: Vec<u8>,
+    /// Who is to hold each index.
+    pub(super) homes: Vec<Seat>,
     /// Who holds what.
     pub(super) holders: Vec<(NodeId, Vec<u8>)>,
 }
@@ -59,7 +79,7 @@ impl ExtentPlan {
 pub(super) fn plan_extent(
     key: &[u8; 32],
     redundancy: Redundancy,
-    members: &[Member],
+    view: &View,
     answers: &Answers,
     local: NodeId,
 ) -> Option<ExtentPlan> {
@@ -69,34 +89,30 @@ pub(super) fn plan_extent(
     let answering: Vec<Member>;
     let members = if is_active(Bug::UnreachableIsAbsent) {
         let answers = |member: &&Member| answers.get(&member.node).is_some_and(Option::is_some);
-        answering = members.iter().filter(answers).cloned().collect();
+        answering = view.members.iter().filter(answers).cloned().collect();
         &answering
     } else {
-        members
+        &view.members
     };
     let ranking = rank(key, members);
     let homes = ranking.assign(redundancy)?;
     let said = |node: &NodeId| answers.get(node).and_then(Option::as_ref);
     let has = |node: &NodeId, index: u8| said(node).is_some_and(|said| said.indexes().contains(&index));
-    let in_order: Vec<NodeId> = ranking.nodes().collect();
+    let in_order: Vec<NodeId> = ranking.nodes().chain(view.leaving.iter().copied()).collect();
     let holders: Vec<NodeId> = in_order
         .iter()
         .copied()
         .filter(|node| said(node).is_some_and(|said| !said.indexes().is_empty()))
         .collect();
     let held: BTreeSet<u8> =
-        holders.iter().flat_map(|node| said(node)).flat_map(|said| said.indexes().iter().copied()).collect();
-    let silent =
-        in_order.iter().take(reach(redundancy)).any(|node| answers.get(node).is_some_and(Option::is_none));
+        holders.iter().filter_map(said).flat_map(|said| said.indexes().iter().copied()).collect();
+    let near = ranking.nodes().take(reach(redundancy)).chain(view.leaving.iter().copied());
+    let silent = near.filter_map(|node| answers.get(&node)).any(Option::is_none);
     let seats: Vec<Seat> = (0..=u8::MAX).zip(homes.holders().iter().copied()).collect();
     let missing: Vec<Seat> = seats.iter().copied().filter(|(index, _)| !held.contains(index)).collect();
 
     let is_open = silent && !missing.is_empty();
-    let lost: Vec<Seat> = if is_open {
-        Vec::new()
-    } else {
-        missing.iter().copied().filter(|(_, home)| takes(said(home))).collect()
-    };
+    let lost: Vec<Seat> = if is_open { Vec::new() } else { seats_for(&missing, &ranking, &holders, said) };
     let spare = redundancy.parity().saturating_sub(lost.len());
     let first_of = |index: u8| holders.iter().find(|node| has(node, index)).copied();
     let lacks = |home: &NodeId, index| takes(said(home)) && !has(home, index);
@@ -105,8 +121,7 @@ pub(super) fn plan_extent(
         .copied()
         .filter(|(index, home)| *home != local && first_of(*index) == Some(local) && lacks(home, *index));
     let is_home = seats.iter().all(|(index, home)| has(home, *index));
-    let surplus =
-        seats.iter().copied().filter(|(index, home)| is_home && *home != local && has(&local, *index));
+    let surplus = seats.iter().filter(|(index, home)| is_home && *home != local && has(&local, *index));
     let holdings: Vec<(NodeId, Vec<u8>)> =
         holders.iter().filter_map(|node| Some((*node, said(node)?.indexes().to_vec()))).collect();
     Some(ExtentPlan {
@@ -116,11 +131,41 @@ pub(super) fn plan_extent(
         turn: holders.iter().position(|node| *node == local),
         is_due: !lost.is_empty() && is_urgent(redundancy, spare),
         is_open,
+        is_home,
         lost,
         moves: moves.collect(),
-        surplus: surplus.collect(),
+        surplus: surplus.map(|(index, _)| *index).collect(),
+        homes: seats.clone(),
         holders: holdings,
     })
+}
+
+/// Where what is missing is rebuilt: at home, or, where the home has another shard that belongs elsewhere, with whoever has
+/// least, so that the margin is full at once; it goes home later.
+fn seats_for<'a>(
+    missing: &[Seat],
+    ranking: &Ranking<'_>,
+    holders: &[NodeId],
+    said: impl Fn(&NodeId) -> Option<&'a Possession>,
+) -> Vec<Seat> {
+    let load = |node: &NodeId| said(node).map_or(0, |said| said.indexes().len());
+    let zone = |node: &NodeId| ranking.members().iter().find(|member| member.node == *node).map(|m| &m.zone);
+    let mut seats: Vec<Seat> = Vec::with_capacity(missing.len());
+    for (index, home) in missing {
+        let taken = |node: &NodeId| load(node) + seats.iter().filter(|(_, other)| other == node).count();
+        let in_zone = |node: &NodeId| {
+            let all = holders.iter().chain(seats.iter().map(|(_, other)| other));
+            all.filter(|other| zone(other) == zone(node)).count()
+        };
+        let willing = ranking.nodes().filter(|node| takes(said(node)));
+        let best = if takes(said(home)) && taken(home) == 0 {
+            Some(*home)
+        } else {
+            willing.min_by_key(|node| (taken(node), in_zone(node), node != home))
+        };
+        seats.extend(best.map(|node| (*index, node)));
+    }
+    seats
 }
 
 /// Whether a home can be given what it lacks: it answered, and was not told to remove it.
@@ -150,34 +195,36 @@ pub(super) struct ManifestPlan {
     pub(super) turn: Option<usize>,
     /// Who is to have it and has not.
     pub(super) lacking: Vec<NodeId>,
-    /// Who has it and keeps it, where this node may give it up.
-    pub(super) surplus: Option<NodeId>,
+    /// Whether this node may give it up: all who are to have it, do.
+    pub(super) is_surplus: bool,
+    /// Who is to have it.
+    pub(super) homes: Vec<NodeId>,
 }
 
 /// Decides for a manifest; `None` where it was removed, or no member can hold it.
 pub(super) fn plan_manifest(
     key: &[u8; 32],
     redundancy: Redundancy,
-    members: &[Member],
+    view: &View,
     answers: &Answers,
     local: NodeId,
 ) -> Option<ManifestPlan> {
     if is_removed(answers, redundancy) {
         return None;
     }
-    let ranking = rank(key, members);
+    let ranking = rank(key, &view.members);
     let homes = ranking.manifest_holders(redundancy);
     let said = |node: &NodeId| answers.get(node).and_then(Option::as_ref);
     let has = |node: &NodeId| matches!(said(node), Some(Possession::Held(_)));
-    let holders: Vec<NodeId> = ranking.nodes().filter(has).collect();
+    let holders: Vec<NodeId> = ranking.nodes().chain(view.leaving.iter().copied()).filter(has).collect();
     let lacking = |node: &&NodeId| said(node) == Some(&Possession::Absent);
     let is_home = homes.iter().all(has);
-    let keeper = homes.first().copied().filter(|_| is_home && has(&local) && !homes.contains(&local));
     Some(ManifestPlan {
         margin: holders.len().saturating_sub(1).min(redundancy.parity()),
         turn: holders.iter().position(|node| *node == local),
         lacking: homes.iter().filter(lacking).copied().collect(),
-        surplus: keeper,
+        is_surplus: is_home && has(&local) && !homes.contains(&local),
+        homes,
     })
 }
 
@@ -208,12 +255,16 @@ mod tests {
         members.iter().map(|member| (member.node, Some(said(member)))).collect()
     }
 
+    fn view(members: &[Member]) -> View {
+        View { members: members.to_vec(), leaving: Vec::new() }
+    }
+
     fn first_holder(members: &[Member]) -> NodeId {
         rank(&KEY, members).nodes().next().unwrap()
     }
 
     fn plan(members: &[Member], answers: &Answers, local: NodeId) -> ExtentPlan {
-        plan_extent(&KEY, CODE, members, answers, local).unwrap()
+        plan_extent(&KEY, CODE, &view(members), answers, local).unwrap()
     }
 
     #[test]
@@ -274,7 +325,7 @@ mod tests {
             for victim in &homes.holders()[..lost] {
                 answers.insert(*victim, Some(Possession::Absent));
             }
-            let plan = plan_extent(&KEY, code, &members, &answers, local).unwrap();
+            let plan = plan_extent(&KEY, code, &view(&members), &answers, local).unwrap();
             assert_eq!((plan.lost.len(), plan.is_due), (lost, due));
         }
     }
@@ -292,9 +343,27 @@ mod tests {
         assert!(plan(&members, &answers, homes.holders()[1]).moves.is_empty(), "only its holder moves it");
         answers.insert(home, Some(Possession::Held(vec![0])));
         let done = plan(&members, &answers, away);
-        assert_eq!((done.moves, done.surplus), (vec![], vec![(0, home)]));
+        assert_eq!((done.moves, done.surplus), (vec![], vec![0]));
         answers.insert(homes.holders()[1], Some(Possession::Absent));
         assert!(plan(&members, &answers, away).surplus.is_empty(), "another index is not at home");
+    }
+
+    #[test]
+    fn who_leaves_brings_its_shards_home_and_nobody_rebuilds_them() {
+        let all = members(9);
+        let leaver = first_holder(&all);
+        let answers = at_home(&all);
+        let rest = all.iter().filter(|member| member.node != leaver).cloned().collect();
+        let view = View { members: rest, leaving: vec![leaver] };
+        let its = rank(&KEY, &all).assign(CODE).unwrap().indexes_of(&leaver);
+        let mut moved = Vec::new();
+        for member in &all {
+            let plan = plan_extent(&KEY, CODE, &view, &answers, member.node).unwrap();
+            assert!(plan.lost.is_empty() && !plan.is_home);
+            moved.extend(plan.moves.into_iter().map(|(index, home)| (index, home, member.node)));
+        }
+        assert!(moved.iter().all(|(_, home, _)| *home != leaver));
+        assert!(its.iter().all(|index| moved.iter().any(|(i, _, from)| i == index && *from == leaver)));
     }
 
     #[test]
@@ -304,14 +373,14 @@ mod tests {
         let mut answers: Answers =
             members.iter().map(|member| (member.node, Some(Possession::Removed))).collect();
         answers.insert(local, Some(Possession::Held(vec![0, 1, 2, 3])));
-        assert_eq!(plan_extent(&KEY, CODE, &members, &answers, local), None);
-        assert_eq!(plan_manifest(&KEY, CODE, &members, &answers, local), None);
+        assert_eq!(plan_extent(&KEY, CODE, &view(&members), &answers, local), None);
+        assert_eq!(plan_manifest(&KEY, CODE, &view(&members), &answers, local), None);
         // One that says so of what the others hold is not believed.
         let mut answers = at_home(&members);
         answers.insert(local, Some(Possession::Removed));
         answers.remove(&rank(&KEY, &members).nodes().nth(8).unwrap());
         assert!(
-            plan_extent(&KEY, CODE, &members, &answers, rank(&KEY, &members).nodes().nth(1).unwrap())
+            plan_extent(&KEY, CODE, &view(&members), &answers, rank(&KEY, &members).nodes().nth(1).unwrap())
                 .is_some()
         );
     }
@@ -323,13 +392,13 @@ mod tests {
         let mut answers: Answers = members.iter().map(|m| (m.node, Some(Possession::Absent))).collect();
         let away = rank(&KEY, &members).nodes().nth(5).unwrap();
         answers.insert(away, Some(Possession::Held(vec![])));
-        let plan = plan_manifest(&KEY, CODE, &members, &answers, away).unwrap();
-        assert_eq!((plan.margin, plan.turn, &plan.lacking, plan.surplus), (0, Some(0), &homes, None));
+        let plan = plan_manifest(&KEY, CODE, &view(&members), &answers, away).unwrap();
+        assert_eq!((plan.margin, plan.turn, &plan.lacking, plan.is_surplus), (0, Some(0), &homes, false));
         answers.extend(homes.iter().map(|home| (*home, Some(Possession::Held(vec![])))));
-        let plan = plan_manifest(&KEY, CODE, &members, &answers, away).unwrap();
-        assert_eq!((plan.margin, plan.lacking, plan.surplus), (2, vec![], homes.first().copied()));
-        let plan = plan_manifest(&KEY, CODE, &members, &answers, homes[1]).unwrap();
-        assert_eq!(plan.surplus, None, "who is to have it keeps it");
+        let plan = plan_manifest(&KEY, CODE, &view(&members), &answers, away).unwrap();
+        assert_eq!((plan.margin, plan.lacking, plan.is_surplus), (2, vec![], true));
+        let plan = plan_manifest(&KEY, CODE, &view(&members), &answers, homes[1]).unwrap();
+        assert!(!plan.is_surplus, "who is to have it keeps it");
     }
 
     proptest! {

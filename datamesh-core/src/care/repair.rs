@@ -95,13 +95,29 @@ impl Mending<'_> {
         let mut targets = Vec::new();
         for (node, mut indexes) in by_node {
             indexes.sort_unstable();
-            match self.ask_to_commit(node, &indexes).await {
+            match self.ask_anew(node, &indexes).await {
                 Ok(missing) if missing.is_empty() => {}
                 Ok(missing) => targets.push(Target { node, indexes, missing }),
                 Err(error) => moved.failed.push((node, error.kind())),
             }
         }
         Ok(targets)
+    }
+
+    /// Asks to commit, and once more where the holder has first to give up shards of the wrong length: it finds them
+    /// corrupt when it looks at them.
+    async fn ask_anew(&self, node: NodeId, indexes: &[u8]) -> Result<BTreeSet<u16>> {
+        match self.ask_to_commit(node, indexes).await {
+            Err(error) if error.kind() == ErrorKind::Protocol => {}
+            answer => return answer,
+        }
+        for segment in 0..usize::from(self.layout.segments) {
+            for shard in indexes.iter().filter_map(|index| self.layout.shard(segment, usize::from(*index))) {
+                let call = self.engine.peers.call(node, Request::Recheck { shard }, Bytes::new(), ASK_LIMIT);
+                drop(call.await?);
+            }
+        }
+        self.ask_to_commit(node, indexes).await
     }
 
     /// The positions that the holder lacks; none when it has committed.

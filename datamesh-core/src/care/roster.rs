@@ -37,6 +37,12 @@ impl Roster {
             changed = true;
             self.seen.insert(member.node, Seen { member: member.clone(), is_present, since: now });
         }
+        // Who offers nothing any more is not among them.
+        for seen in self.seen.values_mut().filter(|seen| seen.is_present) {
+            if !all.iter().any(|member| member.node == seen.member.node) {
+                (seen.is_present, seen.since, changed) = (false, now, true);
+            }
+        }
         changed
     }
 
@@ -81,5 +87,8 @@ mod tests {
         let bigger = member(1, 16);
         assert!(roster.observe(&[bigger.clone(), b], &[bigger], at(90)));
         assert_eq!(roster.since(&a.node), at(90));
+        assert!(roster.observe(&[], &[], at(100)), "a leaves");
+        assert!(!roster.observe(&[], &[], at(110)));
+        assert_eq!(roster.since(&a.node), at(100));
     }
 }

@@ -9,7 +9,7 @@ use futures::future::{self, Either};
 use futures::stream::{self, StreamExt};
 
 use crate::care::Care;
-use crate::care::plan::{ExtentPlan, ManifestPlan};
+use crate::care::plan::{ExtentPlan, ManifestPlan, View};
 use crate::care::repair::{Mending, Moved, place_manifest};
 use crate::care::status::{CareProgress, Margins};
 use crate::care::survey::{Entry, extents_after, manifests_after, survey_extents, survey_manifests};
@@ -17,7 +17,6 @@ use crate::error::Result;
 use crate::format::{Layout, StoredExtent};
 use crate::id::{ExtentId, NodeId, ObjectId};
 use crate::observe::{Event, count};
-use crate::placement::Member;
 use crate::planted::{Bug, is_active};
 use crate::ports::Instant;
 
@@ -37,7 +36,7 @@ const RECOUNT: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// When to look again at the latest where nothing can be done now.
-const FRUITLESS: Duration = Duration::from_secs(600);
+const FRUITLESS: Duration = Duration::from_secs(120);
 
 /// Findings that one round remembers, the most urgent ones; the rest are found again. At 120 bytes each, 2 MiB.
 const MAX_FINDINGS: usize = 1 << 14;
@@ -71,6 +70,10 @@ struct Findings {
     manifests: BTreeMap<ObjectId, Entry<ObjectId>>,
     margins: Margins,
     bytes: u64,
+    /// Extents and manifests that this node has something of.
+    held: u64,
+    /// Those of them of which not everything is where it should be.
+    away: u64,
     /// Whether silence leaves something open, or others are to act.
     is_waiting: bool,
 }
@@ -111,16 +114,22 @@ impl Care {
                 // It is time.
             } else {
                 self.engine.runtime.sleep(DEBOUNCE).await;
+                self.memory().fruitless = 0;
             }
             pause = if self.is_paused() { self.options.survey_interval } else { self.round().await };
         }
     }
 
+    /// Who may hold data now, and who may have some.
+    fn view(&self) -> View {
+        View { members: self.engine.peers.present_members(), leaving: self.engine.peers.leaving_members() }
+    }
+
     /// One round; says when the next is due.
     async fn round(&self) -> Duration {
         self.observe_members();
-        let members = self.engine.peers.present_members();
-        match self.work(&members).await {
+        let view = self.view();
+        match self.work(&view).await {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::warn!(%error, "a round of care was cut short");
@@ -129,27 +138,27 @@ impl Care {
         }
     }
 
-    async fn work(&self, members: &[Member]) -> Result<Duration> {
-        let mut findings = self.find(members).await?;
-        let away = findings.extents.keys().filter(|(urgency, _)| *urgency == Urgency::Away).count();
+    async fn work(&self, view: &View) -> Result<Duration> {
+        let mut findings = self.find(view).await?;
         let total = findings.extents.len().saturating_add(findings.manifests.len()) as u64;
         {
             let mut status = self.lock_status();
             status.margins = std::mem::take(&mut findings.margins);
-            status.away = away as u64;
+            status.held = findings.held;
+            status.away = findings.away;
             status.progress = CareProgress { total, bytes_total: findings.bytes, ..CareProgress::default() };
         }
         let mut deeds = Deeds::default();
         let manifests: Vec<_> = findings.manifests.into_values().collect();
         for entries in manifests.chunks(AT_ONCE) {
-            deeds.add(self.deal_with_manifests(members, entries).await);
+            deeds.add(self.deal_with_manifests(view, entries).await);
         }
         let extents: Vec<_> = findings.extents.into_values().collect();
         for entries in extents.chunks(AT_ONCE) {
             if self.is_paused() {
                 break;
             }
-            deeds.add(self.deal_with_extents(members, entries).await);
+            deeds.add(self.deal_with_extents(view, entries).await);
         }
         self.lock_status().rounds += 1;
         let progress = self.status().progress;
@@ -181,13 +190,13 @@ impl Care {
     }
 
     /// Walks over everything that is held and asks the others.
-    async fn find(&self, members: &[Member]) -> Result<Findings> {
+    async fn find(&self, view: &View) -> Result<Findings> {
         let mut findings = Findings::default();
         let storage = self.node.storage();
         let mut after = None;
         loop {
             let (entries, next) = extents_after(&**storage, after).await?;
-            let plans = survey_extents(&self.engine, members, &entries).await;
+            let plans = survey_extents(&self.engine, view, &entries).await;
             for (entry, plan) in entries.into_iter().zip(plans) {
                 self.take_in(&mut findings, entry, plan);
             }
@@ -201,7 +210,7 @@ impl Care {
         self.memory().waiting = waiting;
         loop {
             let (entries, next) = manifests_after(&**storage, after).await?;
-            let plans = survey_manifests(&self.engine, members, &entries).await;
+            let plans = survey_manifests(&self.engine, view, &entries).await;
             for (entry, plan) in entries.into_iter().zip(plans) {
                 self.take_in_manifest(&mut findings, entry, plan);
             }
@@ -217,6 +226,8 @@ impl Care {
         if plan.turn == Some(0) {
             findings.margins.note(plan.margin, plan.expected, plan.is_open);
         }
+        findings.held += 1;
+        findings.away += u64::from(!plan.is_home);
         findings.is_waiting |= plan.is_open || self.is_young(&entry);
         let urgency = if plan.is_due {
             Urgency::Short(plan.spare)
@@ -239,11 +250,13 @@ impl Care {
             findings.margins.manifests += 1;
             findings.margins.manifests_short += u64::from(!plan.lacking.is_empty());
         }
+        findings.held += 1;
+        findings.away += u64::from(!plan.lacking.is_empty());
         findings.is_waiting |= self.is_young(&entry);
-        let is_mine = plan.turn == Some(0) || plan.surplus.is_some();
+        let is_mine = plan.turn == Some(0) || plan.is_surplus;
         let is_others = !plan.lacking.is_empty() && !is_mine;
         findings.is_waiting |= is_others;
-        if !(plan.lacking.is_empty() && plan.surplus.is_none()) && findings.manifests.len() < MAX_FINDINGS {
+        if (plan.is_surplus || !plan.lacking.is_empty()) && findings.manifests.len() < MAX_FINDINGS {
             findings.manifests.insert(entry.id, entry);
         }
     }
@@ -255,8 +268,8 @@ impl Care {
         age.is_some_and(|age| Duration::from_millis(age) < YOUNG)
     }
 
-    async fn deal_with_extents(&self, members: &[Member], entries: &[Entry<ExtentId>]) -> Deeds {
-        let plans = survey_extents(&self.engine, members, entries).await;
+    async fn deal_with_extents(&self, view: &View, entries: &[Entry<ExtentId>]) -> Deeds {
+        let plans = survey_extents(&self.engine, view, entries).await;
         let work = entries.iter().cloned().zip(plans).map(|(entry, plan)| async move {
             let deeds = match plan {
                 Some(plan) => self.deal_with_extent(&entry, plan).await,
@@ -310,7 +323,10 @@ impl Care {
                 return Deeds { failed: true, ..Deeds::default() };
             }
         };
+        count(&self.engine.counters.repair_bytes_read, moved.read);
+        count(&self.engine.counters.repair_bytes_written, moved.written);
         let done = moved.seats.len() == plan.lost.len();
+
         if done {
             count(&self.engine.counters.extents_repaired, 1);
         }
@@ -342,15 +358,13 @@ impl Care {
             holders,
         };
         let moved = mending.fill(seats).await?;
-        count(&self.engine.counters.repair_bytes_read, moved.read);
-        count(&self.engine.counters.repair_bytes_written, moved.written);
         self.lock_status().progress.bytes_done += moved.written;
         Ok(Some(moved))
     }
 
-    async fn deal_with_manifests(&self, members: &[Member], entries: &[Entry<ObjectId>]) -> Deeds {
+    async fn deal_with_manifests(&self, view: &View, entries: &[Entry<ObjectId>]) -> Deeds {
         let mut deeds = Deeds::default();
-        for (entry, plan) in entries.iter().zip(survey_manifests(&self.engine, members, entries).await) {
+        for (entry, plan) in entries.iter().zip(survey_manifests(&self.engine, view, entries).await) {
             self.lock_status().progress.done += 1;
             let Some(plan) = plan else { continue };
             if self.is_young(entry) {

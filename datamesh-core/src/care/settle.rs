@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::care::plan::{ExtentPlan, ManifestPlan, Seat};
+use crate::care::plan::{ExtentPlan, ManifestPlan};
 use crate::care::survey::Entry;
 use crate::care::{Care, rounds::Deeds};
 use crate::error::Result;
@@ -25,10 +25,8 @@ impl Care {
         }
         if !plan.surplus.is_empty() {
             let quiet_since = self.roster().quiet_since(&entry.key, entry.redundancy);
-            deeds.add(
-                self.when_settled(quiet_since + self.options.grace, self.give_up(entry.id, &plan.surplus))
-                    .await,
-            );
+            deeds
+                .add(self.when_settled(quiet_since + self.options.grace, self.give_up(entry.id, plan)).await);
         }
         deeds
     }
@@ -47,13 +45,13 @@ impl Care {
         }
     }
 
-    /// Copies shards to the nodes that are to hold them, where these have been members for a while.
+    /// Copies shards to the nodes that are to hold them, when the members have been the same for a while.
     async fn copy_home(&self, entry: &Entry<ExtentId>, plan: &ExtentPlan) -> Deeds {
-        let newest = plan.moves.iter().map(|(_, home)| self.roster().since(home)).max();
-        let at = newest.unwrap_or_default() + self.options.settle;
+        let at = self.roster().quiet_since(&entry.key, entry.redundancy) + self.options.settle;
         let work = async {
             let moved = self.fill(entry.id, &plan.holders, &plan.moves).await?.unwrap_or_default();
             count(&self.engine.counters.shards_moved, moved.shards);
+            count(&self.engine.counters.bytes_moved, moved.written);
             if is_active(Bug::DeleteBeforeVerify) {
                 let indexes: Vec<u8> = plan.moves.iter().map(|(index, _)| *index).collect();
                 if let Some(leaving) = self.node.leave(*entry.id.as_bytes(), &indexes) {
@@ -65,37 +63,38 @@ impl Care {
         self.when_settled(at, work).await
     }
 
-    /// Gives up shards that others have, each after its holder has looked at its copy and promised to keep it.
-    async fn give_up(&self, id: ExtentId, surplus: &[Seat]) -> Result<bool> {
+    /// Gives up shards that others have, after these looked at their copies, and after all who are to hold anything of
+    /// the extent promised to keep it: so the margin stays, whatever they themselves think of where shards belong.
+    async fn give_up(&self, id: ExtentId, plan: &ExtentPlan) -> Result<bool> {
         let Some(record) = self.node.stored_extent(id).await? else { return Ok(false) };
         let layout = Layout::decode(&record.layout)?;
-        let mut by_home: BTreeMap<NodeId, Vec<u8>> = BTreeMap::new();
-        surplus.iter().for_each(|(index, home)| by_home.entry(*home).or_default().push(*index));
-        let mut acted = false;
-        for (home, indexes) in by_home {
-            if !self.looks_right(home, &layout, &indexes).await {
-                continue;
-            }
-            let Some(leaving) = self.node.leave(*id.as_bytes(), &indexes) else { continue };
-            let request = Request::Keep { extents: vec![id], indexes: vec![indexes], objects: Vec::new() };
-            let kept = self.ask_to_keep(home, request).await;
-            let kept = kept.as_ref().map_or(&[][..], Possession::indexes);
-            if !kept.is_empty() {
-                let freed = self.node.release_extent(id, kept, &leaving).await?;
-                count(&self.engine.counters.bytes_released, freed);
-                acted |= freed > 0;
+        for (index, home) in plan.homes.iter().filter(|(index, _)| plan.surplus.contains(index)) {
+            if !self.looks_right(*home, &layout, *index).await {
+                return Ok(false);
             }
         }
-        Ok(acted)
+        let Some(leaving) = self.node.leave(*id.as_bytes(), &plan.surplus) else { return Ok(false) };
+        let mut by_home: BTreeMap<NodeId, Vec<u8>> = BTreeMap::new();
+        plan.homes.iter().for_each(|(index, home)| by_home.entry(*home).or_default().push(*index));
+        for (home, indexes) in by_home {
+            let wanted = indexes.len();
+            let request = Request::Keep { extents: vec![id], indexes: vec![indexes], objects: Vec::new() };
+            let kept = self.ask_to_keep(home, request).await;
+            if kept.as_ref().map_or(0, |kept| kept.indexes().len()) < wanted {
+                return Ok(false);
+            }
+        }
+        let freed = self.node.release_extent(id, &plan.surplus, &leaving).await?;
+        count(&self.engine.counters.bytes_released, freed);
+        Ok(freed > 0)
     }
 
-    /// Whether a node finds its copies of these shards in order when it reads them.
-    async fn looks_right(&self, home: NodeId, layout: &Layout, indexes: &[u8]) -> bool {
+    /// Whether a node finds its copies of the shards with this index in order when it reads them.
+    async fn looks_right(&self, home: NodeId, layout: &Layout, index: u8) -> bool {
         for segment in 0..usize::from(layout.segments) {
-            for shard in indexes.iter().filter_map(|index| layout.shard(segment, usize::from(*index))) {
-                if !self.rechecks(home, shard).await {
-                    return false;
-                }
+            let Some(shard) = layout.shard(segment, usize::from(index)) else { return false };
+            if !self.rechecks(home, shard).await {
+                return false;
             }
         }
         true
@@ -115,14 +114,18 @@ impl Care {
 
     /// Gives up a manifest that all who are to hold it have.
     pub(super) async fn settle_manifest(&self, entry: &Entry<ObjectId>, plan: &ManifestPlan) -> Deeds {
-        let Some(keeper) = plan.surplus else { return Deeds::default() };
+        if !plan.is_surplus {
+            return Deeds::default();
+        }
         let at = self.roster().quiet_since(&entry.key, entry.redundancy) + self.options.grace;
         let work = async {
             let id = entry.id;
             let Some(leaving) = self.node.leave(*id.as_bytes(), &[0]) else { return Ok(false) };
-            let request = Request::Keep { extents: Vec::new(), indexes: Vec::new(), objects: vec![id] };
-            if !matches!(self.ask_to_keep(keeper, request).await, Some(Possession::Held(_))) {
-                return Ok(false);
+            for home in &plan.homes {
+                let request = Request::Keep { extents: Vec::new(), indexes: Vec::new(), objects: vec![id] };
+                if !matches!(self.ask_to_keep(*home, request).await, Some(Possession::Held(_))) {
+                    return Ok(false);
+                }
             }
             self.node.release_manifest(id, &leaving).await.map(|()| true)
         };

@@ -72,7 +72,9 @@ pub struct CareStatus {
     pub progress: CareProgress,
     /// What the last round found; a repair is done when the next one says so.
     pub margins: Margins,
-    /// What this node holds that others are to hold, and not yet do: extents and manifests.
+    /// Extents and manifests that this node has something of.
+    pub held: u64,
+    /// Those of them of which not everything is with the nodes that are to hold it.
     pub away: u64,
     /// The bytes that may be moved in a second.
     pub bytes_per_second: u64,

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
-use crate::care::plan::{Answers, ExtentPlan, ManifestPlan, plan_extent, plan_manifest};
+use crate::care::plan::{Answers, ExtentPlan, ManifestPlan, View, plan_extent, plan_manifest};
 use crate::error::Result;
 use crate::format::{Layout, MAX_SURVEYED, Manifest, PlacementKey, Possession, Reply, Request, StoredExtent};
 use crate::id::{ExtentId, NodeId, ObjectId};
 use crate::object::{ASK_LIMIT, Engine};
 use crate::observe::count;
 use crate::peers::unexpected;
-use crate::placement::{Member, Ranking, rank};
+use crate::placement::{Ranking, rank};
 use crate::ports::{DynStorage, Redundancy, Table};
 
 /// Records that are read from the store at a time: of the longest layouts they are 4 MiB.
@@ -127,38 +127,38 @@ pub(super) type Found<P> = Vec<Option<P>>;
 /// Asks about extents and decides what is to be done for each.
 pub(super) async fn survey_extents(
     engine: &Engine,
-    members: &[Member],
+    view: &View,
     entries: &[Entry<ExtentId>],
 ) -> Found<ExtentPlan> {
     let decide = |entry: &Entry<ExtentId>, answers: &Answers| {
-        plan_extent(&entry.key, entry.redundancy, members, answers, engine.peers.local())
+        plan_extent(&entry.key, entry.redundancy, view, answers, engine.peers.local())
     };
     let is_settled = |plan: &Option<ExtentPlan>| {
         plan.as_ref().is_some_and(|plan| plan.is_whole() && plan.moves.is_empty() && plan.surplus.is_empty())
     };
-    survey(engine, members, entries, decide, is_settled).await
+    survey(engine, view, entries, decide, is_settled).await
 }
 
 /// Asks about manifests and decides what is to be done for each.
 pub(super) async fn survey_manifests(
     engine: &Engine,
-    members: &[Member],
+    view: &View,
     entries: &[Entry<ObjectId>],
 ) -> Found<ManifestPlan> {
     let decide = |entry: &Entry<ObjectId>, answers: &Answers| {
-        plan_manifest(&entry.key, entry.redundancy, members, answers, engine.peers.local())
+        plan_manifest(&entry.key, entry.redundancy, view, answers, engine.peers.local())
     };
     let is_settled = |plan: &Option<ManifestPlan>| {
-        plan.as_ref().is_some_and(|plan| plan.lacking.is_empty() && plan.surplus.is_none())
+        plan.as_ref().is_some_and(|plan| plan.lacking.is_empty() && !plan.is_surplus)
     };
-    survey(engine, members, entries, decide, is_settled).await
+    survey(engine, view, entries, decide, is_settled).await
 }
 
 /// Asks the holders that the ranking names, and about what is not as it should be all others as well: only what
 /// nobody has is lost.
 async fn survey<I: Subject, P>(
     engine: &Engine,
-    members: &[Member],
+    view: &View,
     entries: &[Entry<I>],
     decide: impl Fn(&Entry<I>, &Answers) -> Option<P>,
     is_settled: impl Fn(&Option<P>) -> bool,
@@ -166,8 +166,13 @@ async fn survey<I: Subject, P>(
     let mut answers: Vec<Answers> = vec![Answers::new(); entries.len()];
     let mut questions: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
     for (number, entry) in entries.iter().enumerate() {
-        let homes = I::homes(&rank(&entry.key, members), entry.redundancy);
-        for node in homes.into_iter().chain([engine.peers.local()]).collect::<BTreeSet<_>>() {
+        let homes = I::homes(&rank(&entry.key, &view.members), entry.redundancy);
+        for node in homes
+            .into_iter()
+            .chain(view.leaving.iter().copied())
+            .chain([engine.peers.local()])
+            .collect::<BTreeSet<_>>()
+        {
             questions.entry(node).or_default().push(number);
         }
     }
@@ -178,8 +183,8 @@ async fn survey<I: Subject, P>(
     for (number, (_, asked)) in
         found.iter().zip(&answers).enumerate().filter(|(_, (plan, _))| !is_settled(plan))
     {
-        for member in members.iter().filter(|member| !asked.contains_key(&member.node)) {
-            questions.entry(member.node).or_default().push(number);
+        for node in view.nodes().filter(|node| !asked.contains_key(node)) {
+            questions.entry(node).or_default().push(number);
         }
     }
     let again: BTreeSet<usize> = questions.values().flatten().copied().collect();

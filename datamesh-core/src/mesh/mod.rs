@@ -1,6 +1,7 @@
 //! The handle: what a program does with a mesh.
 
 mod builder;
+mod drain;
 mod membership;
 mod requests;
 mod serve;
@@ -35,6 +36,7 @@ use crate::ports::{
 };
 
 pub use builder::{Limits, MeshBuilder};
+pub use drain::Drain;
 pub use requests::{
     Explain, Get, GetToPath, HealthCheck, OpenReader, OpenStream, Put, Remove, Repair, StatRequest,
 };
@@ -175,6 +177,13 @@ impl Mesh {
     /// Care does the same by itself once nodes are gone; this does not wait for that.
     pub fn repair(&self, capability: impl Into<Capability>) -> Repair {
         Repair::new(self.clone(), capability.into())
+    }
+
+    /// Leaves the mesh politely: everything that this node holds is brought to others first. Then shut it down.
+    ///
+    /// Objects stay readable throughout, and nothing new is put here. Opened again, the node is a member as before.
+    pub fn drain(&self) -> Drain {
+        Drain::new(self.clone())
     }
 
     /// What care does on this node, and how well the extents are kept that it looks after.

@@ -25,7 +25,7 @@ use crate::peers::closed;
 use crate::ports::Redundancy;
 
 /// Runs a request under its deadline and its span; refuses at once when the mesh is shut down.
-async fn run<T>(
+pub(super) async fn run<T>(
     mesh: Mesh,
     operation: &'static str,
     deadline: Option<Duration>,

@@ -141,13 +141,9 @@ fn manifests_are_kept_and_removed_with_the_secret_only() {
     let (object, bytes) = manifest();
     let put = || Request::PutManifest { operation: OperationId::from_bytes([0; 16]) };
     let read = || Request::ReadManifest { object };
-    assert_eq!(fixture.reply(Request::RemoveObject { object, secret: secret() }, ""), Reply::Absent);
-    assert_eq!(fixture.reply(read(), ""), Reply::Removed);
-    assert_eq!(fixture.reply(put(), bytes.clone()), Reply::Removed, "what was on its way stays away");
-
-    let fixture = Fixture::new();
+    assert_eq!(fixture.reply(Request::RemoveObject { object, secret: wrong_secret() }, ""), Reply::Absent);
     assert_eq!(fixture.reply(read(), ""), Reply::Absent);
-    assert_eq!(fixture.reply(put(), bytes.clone()), Reply::Done);
+    assert_eq!(fixture.reply(put(), bytes.clone()), Reply::Done, "a wrong secret keeps nothing away");
     assert_eq!(fixture.ask(read(), ""), (Reply::Done, bytes.clone()));
 
     let wrong = Request::RemoveObject { object, secret: wrong_secret() };
@@ -159,6 +155,20 @@ fn manifests_are_kept_and_removed_with_the_secret_only() {
     assert_eq!(fixture.reply(right(), ""), Reply::Removed);
     assert_eq!(fixture.reply(read(), ""), Reply::Removed);
     assert_eq!(fixture.reply(put(), bytes), Reply::Removed, "a late copy does not come back");
+}
+
+#[test]
+fn what_comes_after_its_removal_stays_away() {
+    let fixture = Fixture::new();
+    let (object, bytes) = manifest();
+    let (shards, layout) = sample(0);
+    assert_eq!(fixture.reply(Request::RemoveObject { object, secret: secret() }, ""), Reply::Absent);
+    let remove = Request::RemoveExtents { extents: vec![extent(&layout)], secret: secret() };
+    assert_eq!(fixture.reply(remove, ""), Reply::Absent);
+    let put = Request::PutManifest { operation: OperationId::from_bytes([0; 16]) };
+    assert_eq!(fixture.reply(put, bytes), Reply::Removed);
+    shards.iter().for_each(|shard| drop(fixture.stage(shard)));
+    assert_eq!(fixture.commit(&layout, &[0, 1, 2]), Reply::Removed);
 }
 
 #[test]

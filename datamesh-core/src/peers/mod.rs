@@ -156,9 +156,12 @@ impl Peers {
         members
     }
 
-    /// What a node's silence means.
-    pub(crate) fn state_of(&self, node: &NodeId) -> NodeState {
-        self.state().state_of(node, self.local, self.runtime.now())
+    /// The members that offer no capacity any more and are not gone: they may still have what they had.
+    pub(crate) fn leaving_members(&self) -> Vec<NodeId> {
+        let now = self.runtime.now();
+        let state = self.state();
+        let is_leaving = |member: &Member| member.capacity == 0 && !state.detector.is_gone(&member.node, now);
+        state.table.members().into_iter().filter(is_leaving).map(|member| member.node).collect()
     }
 
     /// Looks at everybody's silence: says whose state changed, and whom to ask whether it is there.

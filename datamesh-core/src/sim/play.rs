@@ -351,6 +351,7 @@ impl Play {
         let mut running = Vec::new();
         while self.sim.now() < end && lock(&self.broken).is_none() {
             self.sim.sleep(draws.time(Duration::ZERO, CALM)).await;
+            self.look_whether_care_keeps_up();
             let chosen = self.atlas.choose(draws, &self.model(), self.sim.len());
             let Some((kind, node)) = chosen else { continue };
             *lock(&self.summary).misfortunes.entry(kind.name()).or_default() += 1;
@@ -362,10 +363,19 @@ impl Play {
         }
     }
 
+    /// Once care has made all losses good, others may be lost.
+    fn look_whether_care_keeps_up(&self) {
+        let mut model = self.model();
+        if model.has_losses() && must::i8_margins_are_restored(&self.sim, &model).is_ok() {
+            model.made_good(self.sim.now());
+            *lock(&self.summary).operations.entry("losses: made good".into()).or_default() += 1;
+        }
+    }
+
     async fn befall(self: Arc<Self>, kind: Misfortune, node: usize, mut draws: Draws) {
         let now = self.sim.now();
         if kind.is_lasting() {
-            self.model().damaged(node, now);
+            self.model().damaged(node, now, kind == Misfortune::Wipe);
         }
         if kind == Misfortune::Lie {
             self.model().liars.insert(node);
@@ -524,7 +534,7 @@ impl Play {
     pub(super) fn most_under_way(&self) -> usize {
         let plain = usize::try_from(self.segment_bytes).unwrap_or(0) + crate::format::TAG_LEN;
         let stripe = crate::format::shard_len(plain, self.redundancy) * self.redundancy.total();
-        self.limits.memory_bytes + 2 * CLIENTS * stripe
+        self.limits.memory_bytes + 2 * (CLIENTS + 1) * stripe
     }
 
     pub(super) fn segment_bytes(&self) -> u32 {

@@ -85,6 +85,17 @@ fn a_seed_decides_everything() {
     });
 }
 
+/// Seeds that once broke a promise: a node that had lost its disk signed records that its old ones outranked, so that
+/// members never agreed (i5).
+const FOUND: [u64; 4] = [12, 14, 17, 24];
+
+#[test]
+fn what_was_found_stays_mended() {
+    let hour = Duration::from_secs(3600);
+    let summary = run(0..FOUND.len() as u64, |at| campaign(FOUND[at as usize]).duration(hour).run());
+    assert!(summary.events > 0);
+}
+
 /// Runs one seed again, with the trace where `DATAMESH_TRACE` is set.
 #[test]
 fn replay() {

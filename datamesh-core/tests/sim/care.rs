@@ -1,100 +1,163 @@
-//! Nodes are lost, come back and join, and what they held is brought to where it belongs.
+//! Nodes are lost, come back, join and leave, and what they held is brought to where it belongs.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use datamesh_core::sim::SimMesh;
-use datamesh_core::{Capability, Error, Health, NodeState, Result};
+use datamesh_core::{ErrorKind, NodeState};
 
 use crate::parts::builder;
+use crate::stories::*;
 
-const MINUTE: Duration = Duration::from_secs(60);
-
-/// Runs a story on a mesh of so many nodes.
-fn tell<F: Future<Output = Result<()>>>(seed: u64, nodes: usize, story: impl FnOnce(SimMesh) -> F) {
-    let sim = builder(seed).nodes(nodes).segment_bytes(16 << 10).open();
-    let sim = sim.unwrap_or_else(|failure| panic!("{failure}"));
-    let told = sim.run(story(sim.clone())).unwrap_or_else(|failure| panic!("{failure}"));
-    told.unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
-}
-
-fn content(number: usize) -> Vec<u8> {
-    (0..70_000 + 1_000 * number as u32).map(|byte| (byte as usize * (number + 1)) as u8).collect()
-}
-
-/// Puts objects from all nodes in turn.
-async fn put_some(sim: &SimMesh, count: usize) -> Result<Vec<Capability>> {
-    let mut capabilities = Vec::new();
-    for number in 0..count {
-        let receipt = sim.mesh(number % sim.len())?.put(content(number)).await?;
-        capabilities.push(receipt.capability);
+fn each(seeds: u64, story: impl Fn(u64) -> Result<(), String>) {
+    for seed in 0..seeds {
+        story(seed).unwrap_or_else(|text| panic!("seed {seed}: {text}"));
     }
-    Ok(capabilities)
-}
-
-async fn healths(sim: &SimMesh, asker: usize, all: &[Capability]) -> Result<Vec<Health>> {
-    let mut healths = Vec::new();
-    for capability in all {
-        healths.push(sim.mesh(asker)?.health(capability).await?);
-    }
-    Ok(healths)
-}
-
-/// Waits until every object has this margin, and says how long that took.
-async fn until_margin(
-    sim: &SimMesh,
-    asker: usize,
-    all: &[Capability],
-    margin: usize,
-    limit: Duration,
-) -> Result<Duration> {
-    let began = sim.now();
-    loop {
-        let healths = healths(sim, asker, all).await?;
-        if healths.iter().all(|health| health.margin >= Some(margin)) {
-            return Ok(sim.now() - began);
-        }
-        if sim.now() - began > limit {
-            let short = healths.iter().filter(|health| health.margin < Some(margin)).count();
-            let seen: Vec<_> = healths.iter().map(|health| health.margin).collect();
-            return Err(Error::new(
-                datamesh_core::ErrorKind::TimedOut,
-                format!("{short} of {} objects are short: {seen:?}", all.len()),
-            ));
-        }
-        sim.sleep(Duration::from_secs(5)).await;
-    }
-}
-
-async fn check_contents(sim: &SimMesh, reader: usize, all: &[Capability]) -> Result<()> {
-    for (number, capability) in all.iter().enumerate() {
-        assert_eq!(sim.mesh(reader)?.get(capability).await?, content(number));
-    }
-    Ok(())
-}
-
-/// The sum of a metric over all nodes that are up.
-fn sum(sim: &SimMesh, of: impl Fn(&datamesh_core::Metrics) -> u64) -> u64 {
-    (0..sim.len()).filter_map(|node| sim.mesh(node).ok()).map(|mesh| of(&mesh.metrics())).sum()
 }
 
 #[test]
 fn what_a_lost_node_held_is_rebuilt_on_others() {
-    for seed in 0..3 {
-        tell(seed, 9, |sim| async move {
-            let all = put_some(&sim, 20).await?;
-            sim.crash(4);
-            sim.sleep(8 * MINUTE).await;
-            assert_eq!(sum(&sim, |metrics| metrics.shards_rebuilt), 0, "it may be restarting");
-            let took = until_margin(&sim, 0, &all, 2, 8 * MINUTE).await?;
-            println!("seed {seed}: full margin {} s after eight minutes", took.as_secs());
-            let gone = sim.node_id(4)?;
-            let state =
-                sim.mesh(0)?.nodes().into_iter().find(|status| status.record.node == gone).unwrap().state;
-            assert_eq!(state, NodeState::Gone);
-            // Two more may be lost now.
-            sim.crash(5);
-            sim.crash(6);
-            check_contents(&sim, 0, &all).await
-        });
-    }
+    each(3, lost_node);
+}
+
+#[test]
+fn a_restart_moves_nothing() {
+    each(3, restarts);
+}
+
+#[test]
+fn who_joins_is_given_its_share() {
+    each(3, newcomers);
+}
+
+#[test]
+fn nothing_is_given_up_for_a_node_that_cannot_take_it() {
+    each(2, full_newcomer);
+}
+
+#[test]
+fn an_unsteady_node_moves_nothing() {
+    each(2, unsteady_node);
+}
+
+#[test]
+fn repair_keeps_to_its_budget() {
+    each(2, slow_repair);
+}
+
+#[test]
+fn a_node_that_lost_its_disk_gets_its_shards_back() {
+    let told = tell(builder(5).nodes(6), |sim| async move {
+        let all = put_some(&sim, 12).await?;
+        sim.sleep(3 * MINUTE).await;
+        sim.wipe(3);
+        sim.restart(3).await?;
+        let took = until_margin(&sim, 0, &all, 2, 5 * MINUTE).await?;
+        println!("full margin {} s after the restart", took.as_secs());
+        sim.sleep(MINUTE).await;
+        // What the nodes say of themselves agrees with what the holders say.
+        let extents: u64 = (0..6).map(|node| sim.mesh(node).unwrap().care().margins.extents()).sum();
+        let short: u64 = (0..6).map(|node| sim.mesh(node).unwrap().care().margins.short).sum();
+        let manifests: u64 = (0..6).map(|node| sim.mesh(node).unwrap().care().margins.manifests).sum();
+        assert_eq!((extents, short, manifests), (12, 0, 12));
+        Ok(())
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn one_object_is_repaired_at_once() {
+    let told = tell(builder(1).nodes(9), |sim| async move {
+        let all = put_some(&sim, 4).await?;
+        sim.crash(2);
+        sim.crash(3);
+        // The verify capability will do.
+        for capability in &all {
+            let asked = Arc::new(AtomicU64::new(0));
+            let seen = Arc::clone(&asked);
+            let repair = sim.mesh(0)?.repair(capability.to_verify());
+            let report = repair.progress(move |p| seen.store(p.done, Ordering::Relaxed)).await?;
+            assert_eq!((report.margin, report.expected_margin), (Some(2), 2), "{report:?}");
+            assert!(report.is_full() && report.poisoned.is_empty());
+            assert_eq!(asked.load(Ordering::Relaxed), 1);
+            assert!(report.bytes_read <= 5 * report.bytes_written.max(1) * 4 / 4 || report.shards == 0);
+        }
+        until_margin(&sim, 0, &all, 2, Duration::ZERO).await?;
+        check_contents(&sim, 1, &all).await
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn who_leaves_politely_is_not_missed() {
+    let told = tell(builder(2).nodes(8), |sim| async move {
+        let all = put_some(&sim, 12).await?;
+        sim.sleep(3 * MINUTE).await;
+        let done = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&done);
+        let drain = sim.mesh(5)?.drain().deadline(10 * MINUTE);
+        drain.progress(move |p| seen.store(p.done, Ordering::Relaxed)).await?;
+        assert!(done.load(Ordering::Relaxed) > 0);
+        sim.stop(5).await?;
+        sim.wipe(5);
+        // At once, with no repair.
+        until_margin(&sim, 0, &all, 2, Duration::ZERO).await?;
+        assert_eq!(sum(&sim, |metrics| metrics.shards_rebuilt), 0);
+        sim.crash(6);
+        sim.crash(7);
+        check_contents(&sim, 0, &all).await
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn the_last_node_cannot_leave() {
+    let told = tell(builder(2).nodes(1), |sim| async move {
+        let refused = sim.mesh(0)?.drain().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unavailable);
+        Ok(())
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn silence_is_told_in_steps() {
+    let told = tell(builder(3).nodes(4), |sim| async move {
+        let lost = sim.node_id(3)?;
+        let state =
+            || sim.mesh(0).unwrap().nodes().into_iter().find(|s| s.record.node == lost).unwrap().state;
+        assert_eq!(state(), NodeState::Up);
+        sim.freeze(3);
+        sim.sleep(Duration::from_secs(60)).await;
+        assert_eq!(state(), NodeState::Down);
+        sim.thaw(3);
+        sim.sleep(Duration::from_secs(60)).await;
+        assert_eq!(state(), NodeState::Up);
+        // A jump of a clock tells nothing of a silence.
+        sim.clock_jump(0, 7_200_000);
+        sim.sleep(Duration::from_secs(20)).await;
+        assert!((0..4).all(|node| {
+            let states = sim.mesh(node).unwrap().nodes();
+            states.iter().all(|status| status.state == NodeState::Up)
+        }));
+        sim.crash(3);
+        sim.sleep(11 * MINUTE).await;
+        assert_eq!(state(), NodeState::Gone);
+        Ok(())
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn care_can_be_paused() {
+    let told = tell(builder(4).nodes(8), |sim| async move {
+        let all = put_some(&sim, 6).await?;
+        (0..8).for_each(|node| sim.mesh(node).unwrap().pause_care());
+        sim.crash(1);
+        sim.sleep(30 * MINUTE).await;
+        assert_eq!(sum(&sim, |metrics| metrics.shards_rebuilt), 0);
+        (0..8).filter(|node| *node != 1).for_each(|node| sim.mesh(node).unwrap().resume_care());
+        until_margin(&sim, 0, &all, 2, 3 * MINUTE).await.map(drop)
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
 }

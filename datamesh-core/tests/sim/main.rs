@@ -16,3 +16,4 @@ mod removal;
 mod scrub;
 mod stories;
 mod story;
+mod upkeep;
