@@ -579,6 +579,26 @@ impl SimMesh {
         self.damage(node, "flip", |medium, draws| medium.flip_bits(shards, draws));
     }
 
+    /// Makes a node hostile: it loses so many shards, says that it has them, and answers with the bytes of others.
+    pub fn forge(&self, node: usize, shards: usize) {
+        self.damage(node, "forge", |medium, draws| medium.forge(shards, draws));
+    }
+
+    /// How many shards are on a node's disk.
+    pub fn shards(&self, node: usize) -> usize {
+        self.medium(node).map_or(0, |medium| lock(&medium).blobs_after(None).count())
+    }
+
+    /// How many shards on a node's disk are not what their names say.
+    pub fn rotten_shards(&self, node: usize) -> usize {
+        self.medium(node).map_or(0, |medium| lock(&medium).rotten())
+    }
+
+    /// How many records of a table are on a node's disk.
+    pub fn records(&self, node: usize, table: Table) -> usize {
+        self.medium(node).map_or(0, |medium| lock(&medium).table(table).count())
+    }
+
     /// Puts one shard on a node's disk where another should be, as a misdirected write does.
     pub fn misdirect(&self, node: usize) {
         self.damage(node, "misdirect", |medium, draws| medium.misdirect(draws));
