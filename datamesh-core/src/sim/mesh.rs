@@ -465,14 +465,20 @@ impl SimMesh {
         }
     }
 
-    /// A node that knows others from before finds them; a new one is told some that are up.
+    /// A node that knows others from before finds them; a new one is told some that are up, and where none is, some that
+    /// were: so it fails to join, and does not take itself for the whole mesh.
     fn bootstrap_of(&self, node: usize) -> Result<Vec<crate::ports::Address>> {
         let medium = self.medium(node)?;
         if lock(&medium).table(Table::Members).count() > 1 {
             return Ok(Vec::new());
         }
-        let others = (0..self.len()).filter(|other| *other != node && self.is_up(*other));
-        Ok(others.take(BOOTSTRAP_ADDRESSES).filter_map(address_of).collect())
+        let others = |known: fn(&Slot) -> bool| {
+            let nodes = self.nodes();
+            let others = nodes.iter().enumerate().filter(|(other, slot)| *other != node && known(slot));
+            others.take(BOOTSTRAP_ADDRESSES).filter_map(|(other, _)| address_of(other)).collect::<Vec<_>>()
+        };
+        let up = others(|slot| slot.life.as_ref().is_some_and(|life| life.mesh.is_some()));
+        Ok(if up.is_empty() { others(|slot| slot.incarnations > 0) } else { up })
     }
 
     fn begin(&self, node: usize, scope: ScopeId, slot: &mut Slot) -> Result<crate::mesh::MeshBuilder> {
