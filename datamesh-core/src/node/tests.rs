@@ -1,6 +1,7 @@
 //! Tests of the service over a small store in memory.
 
 mod fixture;
+mod release;
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
