@@ -96,9 +96,9 @@ impl Builder {
         self
     }
 
-    /// How this node cares for what it keeps: repair, rebalance, and when a silent node counts as gone.
-    pub fn care(mut self, options: CareOptions) -> Self {
-        self.care = options;
+    /// How this node looks after what it holds: repair, rebalance, scrub, audit, and when a silent node counts as gone.
+    pub fn care(mut self, care: CareOptions) -> Self {
+        self.care = care;
         self
     }
 

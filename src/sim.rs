@@ -8,7 +8,7 @@
 //!     sim.crash(1);
 //!     sim.crash(2);
 //!     assert_eq!(sim.mesh(3)?.get(&receipt.capability).await?, vec![7; 100_000]);
-//!     datamesh::Result::Ok(())
+//!     Ok::<_, datamesh::Error>(())
 //! })??;
 //! # Ok(())
 //! # }

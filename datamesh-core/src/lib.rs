@@ -28,7 +28,7 @@ pub mod sim;
 )]
 pub mod testing;
 
-pub use care::{CareOptions, CareProgress, CareStatus, Margins, NodeState, RepairReport};
+pub use care::{Audit, Audits, CareOptions, CareProgress, CareStatus, Margins, NodeState, RepairReport};
 pub use error::{Error, ErrorKind, Result};
 pub use format::{Access, Capability, MeshKey, NodeRecord, Ticket, Zone};
 pub use id::{ExtentId, NodeId, ObjectId, OperationId, ShardId};
@@ -42,4 +42,5 @@ pub use object::{
 };
 pub use observe::{Event, Events, Metrics};
 pub use peers::NodeStatus;
+pub use placement::{Plan, ZoneMargins};
 pub use ports::{Address, Redundancy};

@@ -60,6 +60,12 @@ pub enum Bug {
     SplitCommit,
     /// The disk store drops the syncs of its records file.
     ForgetRecordsSync,
+    /// An auditor takes the proof of any shard of the extent.
+    AcceptAnyProof,
+    /// A node forgets a removal before all know of it.
+    DropTombstoneSoon,
+    /// A shard that fails its check stays where it is and counts as held.
+    ScrubKeepsRotten,
     /// The disk store commits the records of a batch without the blobs that were written before it.
     ForgetBlobIndex,
     /// A node that is only suspected counts as gone.

@@ -8,7 +8,10 @@
 //! Nothing is deleted because a node did not answer, and nothing because another should: only what another has promised
 //! to keep, after its copy was looked at.
 
+mod audit;
+mod collect;
 mod detector;
+mod mend;
 mod object;
 mod options;
 mod pace;
@@ -17,7 +20,10 @@ mod presence;
 mod repair;
 mod roster;
 mod rounds;
+pub(crate) mod scrub;
 mod settle;
+mod spread;
+mod standing;
 mod status;
 mod survey;
 
@@ -40,6 +46,7 @@ pub(crate) use detector::{Detector, TICK};
 pub use object::RepairReport;
 pub(crate) use object::repair_object;
 pub use options::CareOptions;
+pub use standing::{Audit, Audits};
 pub use status::{CareProgress, CareStatus, Margins};
 
 /// What a node does unasked; one for each mesh handle.

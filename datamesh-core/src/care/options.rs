@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+use crate::care::scrub::{DEFAULT_PERIOD, LEAST_PERIOD};
+use crate::care::spread::HOUR;
+
+/// The hours of a year, beyond which a removal that all know is not remembered.
+const MAX_HOURS: usize = 24 * 365;
+
 /// How a node cares for what it keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -18,6 +24,16 @@ pub struct CareOptions {
     pub settle: Duration,
     /// Whether to begin paused. Not by default.
     pub paused: bool,
+    /// Within this time the node reads all that it holds once, and compares it with its names. 14 days by default, at
+    /// least a minute.
+    pub scrub_period: Duration,
+    /// How long the memory of a removal is kept at least; it is kept until every member that can hold data was told of
+    /// it. A day by default, counted in full hours of the node's own time.
+    pub tombstone_age: Duration,
+    /// How long an extent waits for a manifest that names it, before it is given up. Seven days by default, counted in
+    /// full hours of the node's own time; a put that takes more than half as long is refused at its end. Set it alike on
+    /// all nodes.
+    pub orphan_age: Duration,
 }
 
 impl Default for CareOptions {
@@ -28,6 +44,9 @@ impl Default for CareOptions {
             survey_interval: Duration::from_secs(3600),
             settle: Duration::from_secs(120),
             paused: false,
+            scrub_period: DEFAULT_PERIOD,
+            tombstone_age: Duration::from_secs(24 * 3600),
+            orphan_age: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }
@@ -67,4 +86,57 @@ impl CareOptions {
         self.paused = paused;
         self
     }
+
+    /// Sets within which time the node reads all that it holds once.
+    #[must_use]
+    pub fn with_scrub_period(mut self, period: Duration) -> Self {
+        self.scrub_period = period;
+        self
+    }
+
+    /// Sets how long the memory of a removal is kept at least.
+    #[must_use]
+    pub fn with_tombstone_age(mut self, age: Duration) -> Self {
+        self.tombstone_age = age;
+        self
+    }
+
+    /// Sets how long an extent waits for a manifest that names it.
+    #[must_use]
+    pub fn with_orphan_age(mut self, age: Duration) -> Self {
+        self.orphan_age = age;
+        self
+    }
+
+    pub(super) fn tombstone_hours(&self) -> usize {
+        usize::try_from(hours(self.tombstone_age)).unwrap_or(usize::MAX).min(MAX_HOURS)
+    }
+
+    pub(super) fn orphan_hours(&self) -> u64 {
+        hours(self.orphan_age)
+    }
+
+    /// How long a put may take, so that none of its extents is given up before its manifest comes.
+    pub(crate) fn put_limit(&self) -> Duration {
+        self.orphan_age / 2
+    }
+
+    /// What cannot be meant.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let least = [
+            (self.scrub_period, LEAST_PERIOD, "a scrub takes"),
+            (self.tombstone_age, HOUR, "a removal is remembered for"),
+            (self.orphan_age, HOUR, "an extent waits for its manifest for"),
+        ];
+        let short = least.into_iter().filter(|(asked, least, _)| asked < least);
+        let text = |(asked, least, what): (Duration, Duration, &str)| {
+            format!("{what} at least {} s, {} s were asked for", least.as_secs(), asked.as_secs_f64())
+        };
+        short.map(text).collect()
+    }
+}
+
+/// The full hours of an age, and one more where it has a part of one.
+fn hours(age: Duration) -> u64 {
+    age.as_secs().div_ceil(HOUR.as_secs())
 }

@@ -105,7 +105,7 @@ pub(super) fn plan_extent(
         .filter(|node| said(node).is_some_and(|said| !said.indexes().is_empty()))
         .collect();
     let held: BTreeSet<u8> =
-        holders.iter().flat_map(|node| said(node)).flat_map(|said| said.indexes().iter().copied()).collect();
+        holders.iter().filter_map(said).flat_map(|said| said.indexes().iter().copied()).collect();
     let near = ranking.nodes().take(reach(redundancy)).chain(view.leaving.iter().copied());
     let silent = near.filter_map(|node| answers.get(&node)).any(Option::is_none);
     let seats: Vec<Seat> = (0..=u8::MAX).zip(homes.holders().iter().copied()).collect();

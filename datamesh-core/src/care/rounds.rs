@@ -274,7 +274,7 @@ impl Care {
         let is_mine = plan.turn == Some(0) || plan.is_surplus;
         let is_others = !plan.lacking.is_empty() && !is_mine;
         findings.is_waiting |= is_others;
-        if !(plan.lacking.is_empty() && !plan.is_surplus) && findings.manifests.len() < MAX_FINDINGS {
+        if (plan.is_surplus || !plan.lacking.is_empty()) && findings.manifests.len() < MAX_FINDINGS {
             findings.manifests.insert(entry.id, entry);
         }
     }

@@ -174,7 +174,7 @@ impl MeshBuilder {
         self
     }
 
-    /// How this node cares for what it keeps: repair, rebalance, and when a silent node counts as gone.
+    /// How this node cares for what it keeps: repair, rebalance, scrub, and when a silent node counts as gone.
     pub fn care(mut self, options: CareOptions) -> Self {
         self.care = options;
         self
@@ -259,6 +259,7 @@ impl MeshBuilder {
         if self.limits.memory_bytes == 0 || self.limits.inbound_requests == 0 {
             problems.push("a limit of 0 lets nothing through".to_owned());
         }
+        problems.extend(self.care.problems());
         let local = self.identity.as_ref().map(|identity| identity.node_id());
         if self.transports.iter().any(|transport| Some(transport.local_node()) != local && local.is_some()) {
             problems.push("a transport speaks for another node than the identity".to_owned());

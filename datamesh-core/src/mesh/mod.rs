@@ -12,20 +12,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_channel::{Receiver, Sender};
 use futures::FutureExt;
 use futures::channel::oneshot;
 
+use crate::care::scrub::Scrub;
 use crate::care::{Care, CareOptions, CareStatus};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Capability, MeshKey, Ticket, Zone};
 use crate::gate::Gate;
-use crate::id::NodeId;
+use crate::id::{NodeId, ShardId};
 use crate::node::{Node, NodeEvent, NodeOptions};
 use crate::object::budget::ByteBudget;
 use crate::object::buffer::BufferPool;
 use crate::object::{Engine, Source};
-use crate::observe::{Counters, Event, EventHub, Events, Metrics};
+use crate::observe::{Counters, Event, EventHub, Events, Metrics, count};
 use crate::peers::{NodeStatus, Peers, closed};
+use crate::placement::Plan;
 use crate::planted::{Bug, is_active};
 use crate::ports::{
     Address, Capacity, CryptoSuite, DynStorage, DynTransport, ErasureCode, Files, Identity, Redundancy,
@@ -43,6 +46,9 @@ use tasks::Tasks;
 
 /// For how long `shutdown` lets requests of peers finish.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Shards that failed their check and wait to be looked at again; others are left to the scrub.
+const MAX_SUSPECTS: usize = 1024;
 
 /// How often the node looks for staged shards that nobody committed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
@@ -155,6 +161,17 @@ impl Mesh {
         Explain::new(self.clone(), capability.into())
     }
 
+    /// Where an object of this redundancy would go if it were put now, and what would survive. Nothing is sent.
+    ///
+    /// Every object has holders of its own, by a random key; this is a draw such as a put makes, over the same live
+    /// members and by the same rules.
+    ///
+    /// # Errors
+    /// `Unsupported` for a redundancy that the erasure code cannot do; `NotStored` when no live member can hold data.
+    pub fn plan(&self, redundancy: Redundancy) -> Result<Plan> {
+        self.core().engine.plan(redundancy).map_err(|error| error.with_operation("plan"))
+    }
+
     /// Rebuilds what is missing of an object at once, wherever nodes answer, and counts again. Any capability will do.
     ///
     /// Care does the same by itself once nodes are gone; this does not wait for that.
@@ -182,6 +199,17 @@ impl Mesh {
     /// Lets repair and rebalance on this node go on.
     pub fn resume_care(&self) {
         self.core().care.resume();
+    }
+
+    /// Trusts a node again whose proof in an audit was wrong, after its disk or its program was looked at.
+    ///
+    /// # Errors
+    /// The store's own.
+    ///
+    /// # Cancel safety
+    /// Safe to drop: the node is then trusted again, or not.
+    pub async fn trust(&self, node: NodeId) -> Result<()> {
+        self.core().care.trust(node).await.map_err(|error| error.with_operation("trust"))
     }
 
     /// The members of the mesh, as this node knows them, by node id. Clients are not members.
@@ -313,9 +341,9 @@ impl Core {
     async fn open(parts: Parts) -> Result<Mesh> {
         let events = EventHub::default();
         let counters = Arc::new(Counters::default());
-        let node =
-            Node::open(Arc::clone(&parts.storage), Arc::clone(&parts.runtime), node_options(&parts, &events))
-                .await?;
+        let (rot, rotten) = rot_channels();
+        let options = node_options(&parts, &events, &counters, rot);
+        let node = Node::open(Arc::clone(&parts.storage), Arc::clone(&parts.runtime), options).await?;
         let peers = Peers::new(
             Arc::clone(&node),
             parts.identity.node_id(),
@@ -332,6 +360,7 @@ impl Core {
             files: parts.files,
             redundancy: parts.redundancy,
             segment_len: parts.segment_len,
+            put_limit: parts.care.put_limit(),
             budget: ByteBudget::new(parts.limits.memory_bytes),
             buffers: BufferPool::default(),
             events,
@@ -355,11 +384,11 @@ impl Core {
         });
         // From here on, a failure drops the handle, which closes everything.
         let mesh = Mesh(Arc::new(Handle(Arc::clone(&core))));
-        core.begin(&parts.bootstrap).await?;
+        core.begin(&parts.bootstrap, rotten).await?;
         Ok(mesh)
     }
 
-    async fn begin(self: &Arc<Self>, bootstrap: &[Address]) -> Result<()> {
+    async fn begin(self: &Arc<Self>, bootstrap: &[Address], rotten: Rotten) -> Result<()> {
         self.load_members().await?;
         for number in 0..self.engine.peers.transports().len() {
             self.tasks.start(Arc::clone(self).serve(number))?;
@@ -380,6 +409,11 @@ impl Core {
         if !self.own.is_client() {
             self.tasks.start(Arc::clone(&self.care).run())?;
         }
+        self.tasks.start(Arc::clone(&self.care).mend(rotten.set_aside))?;
+        self.tasks.start(Arc::clone(&self.care).spread_removals())?;
+        self.tasks.start(Arc::clone(&self.care).collect())?;
+        self.tasks.start(Arc::clone(&self.care).audit())?;
+        self.tasks.start(Scrub::new(&self.care, rotten.suspects).run())?;
         self.tasks.start(Arc::clone(self).sweep())
     }
 
@@ -437,10 +471,38 @@ impl Drop for Handle {
     }
 }
 
-fn node_options(parts: &Parts, events: &EventHub) -> NodeOptions {
-    let events = events.clone();
+/// Where the node tells what has rotted.
+struct Rot {
+    suspect: Sender<ShardId>,
+    set_aside: Sender<()>,
+}
+
+/// Where care hears of it.
+struct Rotten {
+    suspects: Receiver<ShardId>,
+    set_aside: Receiver<()>,
+}
+
+fn rot_channels() -> (Rot, Rotten) {
+    let (suspect, suspects) = async_channel::bounded(MAX_SUSPECTS);
+    let (set_aside, was_set_aside) = async_channel::bounded(1);
+    (Rot { suspect, set_aside }, Rotten { suspects, set_aside: was_set_aside })
+}
+
+fn node_options(parts: &Parts, events: &EventHub, counters: &Arc<Counters>, rot: Rot) -> NodeOptions {
+    let (events, counters) = (events.clone(), Arc::clone(counters));
     let sink = move |event: NodeEvent| match event {
-        NodeEvent::CorruptShard { shard } => events.emit(Event::CorruptShard(shard)),
+        NodeEvent::CorruptShard { shard } => {
+            events.emit(Event::CorruptShard(shard));
+            // Where many wait already, the scrub will come by.
+            let _ = rot.suspect.try_send(shard);
+        }
+        NodeEvent::SetAside { shard } => {
+            count(&counters.shards_set_aside, 1);
+            events.emit(Event::ShardSetAside(shard));
+            // A token that is there already says the same.
+            let _ = rot.set_aside.try_send(());
+        }
     };
     NodeOptions::default().with_staged_bytes(parts.limits.staged_bytes).with_events(Arc::new(sink))
 }

@@ -9,7 +9,7 @@ use super::{Answer, Node, NodeEvent, id_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Layout, MAX_EXTENTS_DESCRIBED, Reply, StoredExtent, StoredManifest};
 use crate::id::{ExtentId, ObjectId, ShardId};
-use crate::ports::{Batch, Table};
+use crate::ports::Table;
 
 impl Node {
     /// A shard's bytes; bytes that fail their check are an event and never given out.
@@ -83,21 +83,11 @@ impl Node {
     pub(super) async fn recheck(&self, shard: ShardId) -> Result<Reply> {
         match self.read_shard(shard).await {
             Ok((reply, _)) => Ok(reply),
-            Err(error) if error.kind() == ErrorKind::Corrupt => self.give_up(shard).await,
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Deletes a shard that is still corrupt when nothing else is under way: it may have been refilled.
-    async fn give_up(&self, shard: ShardId) -> Result<Reply> {
-        let _alone = self.gate.alone().await;
-        match self.storage.read_blob(shard).await {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.storage.commit(Batch::new().delete_blob(shard)).await?;
-                self.staging().remove(&shard);
+                self.set_aside(shard).await?;
                 Ok(Reply::Done)
             }
-            checked => checked.map(|_| Reply::Done),
+            Err(error) => Err(error),
         }
     }
 

@@ -10,10 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::commit::shards_of;
+use super::names::without_uses;
 use super::survey::check_count;
 use super::{Answer, Node, id_key, use_key};
 use crate::error::Result;
-use crate::format::{Layout, Possession, Reply};
+use crate::format::{Layout, Manifest, Possession, Reply};
 use crate::id::{ExtentId, NodeId, ObjectId};
 use crate::ports::{Batch, Instant, Table};
 
@@ -186,7 +187,10 @@ impl Node {
         if self.runtime.now() - leaving.since > ACT_WITHIN {
             return Ok(());
         }
-        self.storage.commit(Batch::new().delete(Table::Manifests, id_key(object.as_bytes()))).await
+        let Some(record) = self.stored_manifest(object).await? else { return Ok(()) };
+        let batch = Batch::new().delete(Table::Manifests, id_key(object.as_bytes()));
+        let manifest = Manifest::decode(&record.manifest)?;
+        self.storage.commit(without_uses(batch, &object, &manifest)).await
     }
 
     fn promises(&self) -> std::sync::MutexGuard<'_, Promises> {

@@ -10,7 +10,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{FutureExt, pin_mut};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Layout, PlacementKey, Reply, Request};
+use crate::format::{Layout, PlacementKey, Reply, Request, StoredExtent};
 use crate::gate::Gate;
 use crate::id::{ExtentId, NodeId, ShardId};
 use crate::object::gather::gather;
@@ -19,6 +19,7 @@ use crate::object::{ASK_LIMIT, Engine, READ_LIMIT};
 use crate::observe::{Event, count};
 use crate::peers::unexpected;
 use crate::placement::{CallClass, rank};
+use crate::ports::Redundancy;
 
 /// What asking for a parity shard costs in the choice of holders, beside its latency: a decode takes CPU that a busy
 /// machine has not, so parity is asked for only where a data shard's holder is several times slower.
@@ -88,6 +89,11 @@ impl ExtentReader {
         Self { engine: Arc::clone(engine), id, layout, known: Mutex::new(known), describing: Gate::default() }
     }
 
+    /// A reader of an extent of which this node has a record.
+    pub(crate) fn stored(engine: &Arc<Engine>, id: ExtentId, record: &StoredExtent) -> Result<Self> {
+        Ok(Self::new(engine, id, Layout::decode(&record.layout)?))
+    }
+
     /// A reader that knows who holds what.
     pub(crate) fn knowing(
         engine: &Arc<Engine>,
@@ -104,7 +110,7 @@ impl ExtentReader {
         Self { engine: Arc::clone(engine), id, layout, known: Mutex::new(known), describing: Gate::default() }
     }
 
-    /// Asks the extent's holders for its layout, in the order of the ranking, and checks it against its name.
+    /// Asks the extent's holders for its layout, then the others by rank, and checks it against its name.
     ///
     /// # Errors
     /// `Unavailable` when some did not answer, `NotFound` when all did and none has it.
@@ -112,9 +118,10 @@ impl ExtentReader {
         engine: &Arc<Engine>,
         id: ExtentId,
         placement: &PlacementKey,
+        redundancy: Redundancy,
     ) -> Result<Layout> {
         let members = engine.peers.storage_members();
-        let mut order: Vec<NodeId> = rank(placement.as_bytes(), &members).nodes().collect();
+        let mut order: Vec<NodeId> = rank(placement.as_bytes(), &members).extent_order(redundancy);
         order.sort_by_key(|node| (*node != engine.peers.local(), !engine.peers.is_live(node)));
         let mut order = order.into_iter();
         let mut silent = Vec::new();

@@ -244,7 +244,8 @@ pub(crate) async fn open_extent(
         Extents::Many(extents) => {
             let position = usize::try_from(extent).unwrap_or(usize::MAX);
             let id = extents.get(position).copied().ok_or_else(no_extent)?;
-            let layout = ExtentReader::find_layout(engine, id, &placement).await?;
+            let layout =
+                ExtentReader::find_layout(engine, id, &placement, manifest.public().redundancy).await?;
             check_layout(manifest, &layout, position + 1 == extents.len())?;
             Ok(ExtentReader::new(engine, id, layout))
         }

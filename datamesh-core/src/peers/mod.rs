@@ -1,13 +1,13 @@
 //! Whom this node can ask, and how the asking goes: members, liveness, timing, one call at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::care::{Detector, NodeState};
+use crate::care::{Audit, Audits, Detector, NodeState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Refusal, Reply, Request, SignedRecord};
 use crate::id::NodeId;
@@ -43,6 +43,9 @@ struct State {
     goodput: u64,
     /// How many transports have a connection to each peer, and which is the cheapest.
     routes: BTreeMap<NodeId, Vec<usize>>,
+    audits: BTreeMap<NodeId, Audits>,
+    /// Who sent a wrong proof: what they say to hold counts for nothing.
+    distrusted: BTreeSet<NodeId>,
 }
 
 /// What is known of one peer.
@@ -65,6 +68,11 @@ pub struct NodeStatus {
     pub successes: u64,
     /// Calls that failed, and wrong answers.
     pub failures: u64,
+    /// What this node's audits of it have shown.
+    pub audits: Audits,
+    /// Whether what it says to hold is believed: one wrong proof ends that, and [`Mesh::trust`](crate::Mesh::trust)
+    /// begins it anew.
+    pub trusted: bool,
 }
 
 impl Peers {
@@ -81,6 +89,8 @@ impl Peers {
             detector: Detector::new(grace, runtime.now()),
             goodput: 0,
             routes: BTreeMap::new(),
+            audits: BTreeMap::new(),
+            distrusted: BTreeSet::new(),
         };
         Self { local, node, transports, runtime, state: Mutex::new(state), closed: AtomicBool::new(false) }
     }
@@ -124,21 +134,24 @@ impl Peers {
         members
     }
 
-    /// The members that can hold data and are not known to be down.
+    /// The members that can hold data, are not known to be down, and prove what they hold when they are asked.
     pub(crate) fn live_members(&self) -> Vec<Member> {
         let now = self.runtime.now();
         let state = self.state();
         let mut members = state.table.members();
         members.retain(|member| member.capacity > 0 && state.is_live(&member.node, now));
+        members.retain(|member| member.node == self.local || state.is_reliable(&member.node));
         members
     }
 
-    /// The members that can hold data and are not gone: what each has is its own, whether or not it answers.
+    /// The members that can hold data, are not gone and are believed: what each has is its own, whether or not it answers.
     pub(crate) fn present_members(&self) -> Vec<Member> {
         let now = self.runtime.now();
         let state = self.state();
         let mut members = state.table.members();
-        let is_present = |node: &NodeId| *node == self.local || !state.detector.is_gone(node, now);
+        let is_present = |node: &NodeId| {
+            *node == self.local || (!state.detector.is_gone(node, now) && !state.distrusted.contains(node))
+        };
         members.retain(|member| member.capacity > 0 && is_present(&member.node));
         members
     }
@@ -258,6 +271,8 @@ impl Peers {
                 bulk_latency_p95: timing.and_then(|timing| timing.p95(CallClass::Bulk)),
                 successes: timing.map_or(0, PeerTiming::successes),
                 failures: timing.map_or(0, PeerTiming::failures),
+                audits: state.audits.get(&record.node).copied().unwrap_or_default(),
+                trusted: !state.distrusted.contains(&record.node),
                 record,
             }
         };
@@ -273,7 +288,11 @@ impl Peers {
         } else {
             state.timing.get(node).map_or(Duration::from_millis(1), |timing| timing.score(CallClass::Bulk))
         };
-        if state.is_live(node, now) { base } else { base + Duration::from_secs(60) }
+        if state.is_live(node, now) && !state.distrusted.contains(node) {
+            base
+        } else {
+            base + Duration::from_secs(60)
+        }
     }
 
     /// After how long a second node should be asked too.
@@ -282,6 +301,41 @@ impl Peers {
             .timing
             .get(node)
             .map_or(crate::placement::DEFAULT_HEDGE, |timing| timing.hedge_after(class))
+    }
+
+    /// Records what came of a challenge.
+    pub(crate) fn audited(&self, node: NodeId, audit: Audit) {
+        let mut state = self.state();
+        // Only members are audited, so their number bounds this.
+        if state.table.record(&node).is_some() {
+            let audits = state.audits.entry(node).or_default();
+            *audits = audits.and(audit);
+        }
+    }
+
+    /// What audits have shown of each node.
+    pub(crate) fn audits(&self) -> BTreeMap<NodeId, Audits> {
+        self.state().audits.clone()
+    }
+
+    /// Believes nothing any more that this node says to hold.
+    pub(crate) fn distrust(&self, node: NodeId) {
+        if node != self.local {
+            self.state().distrusted.insert(node);
+        }
+    }
+
+    /// Believes a node again.
+    pub(crate) fn trust(&self, node: NodeId) {
+        let mut state = self.state();
+        state.distrusted.remove(&node);
+        state.audits.remove(&node);
+    }
+
+    /// Whether one more node may be distrusted: where more than a third would be, this node is the likelier culprit.
+    pub(crate) fn may_distrust(&self) -> bool {
+        let members = self.storage_members().len();
+        self.state().distrusted.len() < (members / 3).max(1)
     }
 
     /// Records a wrong answer: bytes that are not what their name says.
@@ -397,6 +451,11 @@ fn class_of(request: &Request, body: &Bytes) -> Option<CallClass> {
 }
 
 impl State {
+    /// Whether a node may get new shards.
+    fn is_reliable(&self, node: &NodeId) -> bool {
+        !self.distrusted.contains(node) && !self.audits.get(node).is_some_and(Audits::is_poor)
+    }
+
     fn is_live(&self, node: &NodeId, now: Instant) -> bool {
         self.detector.is_live(node, now, self.routes.contains_key(node))
     }

@@ -465,14 +465,20 @@ impl SimMesh {
         }
     }
 
-    /// A node that knows others from before finds them; a new one is told some that are up.
+    /// A node that knows others from before finds them; a new one is told some that are up, and where none is, some that
+    /// were: so it fails to join, and does not take itself for the whole mesh.
     fn bootstrap_of(&self, node: usize) -> Result<Vec<crate::ports::Address>> {
         let medium = self.medium(node)?;
         if lock(&medium).table(Table::Members).count() > 1 {
             return Ok(Vec::new());
         }
-        let others = (0..self.len()).filter(|other| *other != node && self.is_up(*other));
-        Ok(others.take(BOOTSTRAP_ADDRESSES).filter_map(address_of).collect())
+        let others = |known: fn(&Slot) -> bool| {
+            let nodes = self.nodes();
+            let others = nodes.iter().enumerate().filter(|(other, slot)| *other != node && known(slot));
+            others.take(BOOTSTRAP_ADDRESSES).filter_map(|(other, _)| address_of(other)).collect::<Vec<_>>()
+        };
+        let up = others(|slot| slot.life.as_ref().is_some_and(|life| life.mesh.is_some()));
+        Ok(if up.is_empty() { others(|slot| slot.incarnations > 0) } else { up })
     }
 
     fn begin(&self, node: usize, scope: ScopeId, slot: &mut Slot) -> Result<crate::mesh::MeshBuilder> {
@@ -571,6 +577,26 @@ impl SimMesh {
     /// Turns a bit in each of so many shards on a node's disk, as decay does.
     pub fn flip_bits(&self, node: usize, shards: usize) {
         self.damage(node, "flip", |medium, draws| medium.flip_bits(shards, draws));
+    }
+
+    /// Makes a node hostile: it loses so many shards, says that it has them, and answers with the bytes of others.
+    pub fn forge(&self, node: usize, shards: usize) {
+        self.damage(node, "forge", |medium, draws| medium.forge(shards, draws));
+    }
+
+    /// How many shards are on a node's disk.
+    pub fn shards(&self, node: usize) -> usize {
+        self.medium(node).map_or(0, |medium| lock(&medium).blobs_after(None).count())
+    }
+
+    /// How many shards on a node's disk are not what their names say.
+    pub fn rotten_shards(&self, node: usize) -> usize {
+        self.medium(node).map_or(0, |medium| lock(&medium).rotten())
+    }
+
+    /// How many records of a table are on a node's disk.
+    pub fn records(&self, node: usize, table: Table) -> usize {
+        self.medium(node).map_or(0, |medium| lock(&medium).table(table).count())
     }
 
     /// Puts one shard on a node's disk where another should be, as a misdirected write does.

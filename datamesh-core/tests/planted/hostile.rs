@@ -151,11 +151,12 @@ impl ErasureCode for Twins {
 
     fn encode(&self, _: Redundancy, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<()> {
         let sealed = self.sealed.lock().unwrap();
-        let twin = sealed.iter().find(|(first, _)| data[0].starts_with(first)).map(|(_, twin)| twin);
+        let data = data.first().unwrap();
+        let twin = sealed.iter().find(|(first, _)| data.starts_with(first)).map(|(_, twin)| twin);
         for shard in parity {
-            shard.copy_from_slice(data[0]);
+            shard.copy_from_slice(data);
             if let Some(twin) = twin {
-                shard[..twin.len()].copy_from_slice(twin);
+                shard.get_mut(..twin.len()).unwrap().copy_from_slice(twin);
             }
         }
         Ok(())

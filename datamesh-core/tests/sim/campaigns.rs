@@ -85,6 +85,20 @@ fn a_seed_decides_everything() {
     });
 }
 
+/// Seeds that once broke a promise, and for how many minutes they ran. In the first four a node that had lost its disk
+/// signed records that its old ones outranked, so that members never agreed (i5). In the last one such a node was opened
+/// without an address to join by, took itself for the whole mesh, and called what others held not found (i4).
+const FOUND: [(u64, u64); 5] = [(12, 60), (14, 60), (17, 60), (24, 60), (2862, 15)];
+
+#[test]
+fn what_was_found_stays_mended() {
+    let summary = run(0..FOUND.len() as u64, |at| {
+        let (seed, minutes) = FOUND[at as usize];
+        campaign(seed).duration(Duration::from_secs(60 * minutes)).run()
+    });
+    assert!(summary.events > 0);
+}
+
 /// Runs one seed again, with the trace where `DATAMESH_TRACE` is set.
 #[test]
 fn replay() {

@@ -13,8 +13,8 @@ const SMALLEST: usize = 32 << 10;
 /// Buffers kept for reuse: as many shards as one put or get has under way at a time.
 const KEPT: usize = 32;
 
-/// Bytes kept for reuse, so that a burst of large messages does not stay in memory: 8 MiB.
-const KEPT_BYTES: usize = 8 << 20;
+/// Bytes kept for reuse, so that a burst of large messages does not stay in memory: 4 MiB.
+const KEPT_BYTES: usize = 4 << 20;
 
 /// Buffers to lease. A clone shares them.
 #[derive(Debug, Clone, Default)]

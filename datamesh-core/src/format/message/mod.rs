@@ -7,10 +7,12 @@ use crate::error::Result;
 use crate::format::cbor::{Reader, Writer};
 use crate::format::record::MAX_RECORD_LEN;
 
+mod removals;
 mod reply;
 mod request;
 mod survey;
 
+pub use removals::{MAX_REMOVALS, Removed};
 pub use reply::{Refusal, Reply};
 pub use request::Request;
 pub use survey::{MAX_SURVEYED, Possession};

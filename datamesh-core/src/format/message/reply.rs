@@ -4,8 +4,10 @@ use bytes::Bytes;
 use minicbor::Encoder;
 
 use crate::error::{ErrorKind, Result};
+use crate::format::StoreName;
 use crate::format::cbor::{Reader, Unknown};
 use crate::format::layout::MAX_SHARDS_OF_LAYOUT;
+use crate::format::message::removals::read_named;
 use crate::format::message::survey::{Possession, read_possessions, write_possessions};
 use crate::format::message::{
     KIND_KEY, MAX_EXTENTS_DESCRIBED, MAX_REFUSAL_TEXT_LEN, Written, check_indexes, open, read_records,
@@ -38,6 +40,16 @@ pub enum Reply {
     Surveyed {
         /// Of each, what it has.
         possessions: Vec<Possession>,
+    },
+    /// Whether a manifest that this node has names each of the extents, in the order asked.
+    Named {
+        /// The answers, at most 1024.
+        named: Vec<bool>,
+    },
+    /// The removals are noted, and will hold as long as this store does.
+    Noted {
+        /// The name of the store.
+        store: StoreName,
     },
     /// Proved: this node does not hold it.
     Absent,
@@ -118,6 +130,10 @@ impl Reply {
             Self::Surveyed { possessions } => {
                 writer.field(2, |encoder| write_possessions(encoder, possessions));
             }
+            Self::Named { named } => {
+                writer.bytes(2, &named.iter().map(|named| u8::from(*named)).collect::<Vec<_>>());
+            }
+            Self::Noted { store } => writer.bytes(2, store),
             Self::Failed { refusal, text } => {
                 writer.uint(2, u64::from(refusal.code()));
                 writer.text(3, shorten(text));
@@ -150,6 +166,8 @@ impl Reply {
             Self::Removed => "removed",
             Self::Failed { .. } => "failed",
             Self::Surveyed { .. } => "surveyed",
+            Self::Named { .. } => "named",
+            Self::Noted { .. } => "noted",
         }
     }
 
@@ -163,6 +181,8 @@ impl Reply {
             Self::Removed => 6,
             Self::Failed { .. } => 7,
             Self::Surveyed { .. } => 8,
+            Self::Named { .. } => 9,
+            Self::Noted { .. } => 10,
         }
     }
 
@@ -181,6 +201,8 @@ impl Reply {
                 text: read_refusal_text(reader)?,
             },
             8 => Self::Surveyed { possessions: read_possessions(reader)? },
+            9 => Self::Named { named: read_named(reader)? },
+            10 => Self::Noted { store: reader.array(2, "store")? },
             _ => return Err(reader.unsupported(&format!("code {code}"))),
         })
     }

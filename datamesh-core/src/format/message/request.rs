@@ -3,11 +3,14 @@
 use bytes::Bytes;
 
 use crate::error::{ErrorKind, Result};
+use crate::format::ProofNonce;
 use crate::format::cbor::{Reader, Unknown};
 use crate::format::keys::RemovalSecret;
+use crate::format::message::removals::read_removals;
 use crate::format::message::survey::{MAX_SURVEYED, read_index_lists, write_index_lists};
 use crate::format::message::{
-    KIND_KEY, MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, check_indexes, open, read_records, write_records,
+    KIND_KEY, MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, MAX_REMOVALS, Removed, check_indexes, open,
+    read_records, write_records,
 };
 use crate::id::{ExtentId, ObjectId, OperationId, ShardId};
 use crate::ports::MAX_HEAD_LEN;
@@ -100,6 +103,23 @@ pub enum Request {
         /// Objects whose manifests are meant, at most 1024.
         objects: Vec<ObjectId>,
     },
+    /// Does a manifest that you have name these extents?
+    Named {
+        /// The extents, at most 1024.
+        extents: Vec<ExtentId>,
+    },
+    /// These were removed, perhaps while you were away.
+    Removals {
+        /// What was removed, at most 1024.
+        removals: Vec<Removed>,
+    },
+    /// Prove that you hold a shard.
+    Prove {
+        /// The shard.
+        shard: ShardId,
+        /// What picks the chunk that is to be shown.
+        nonce: ProofNonce,
+    },
 }
 
 impl Request {
@@ -138,6 +158,15 @@ impl Request {
                 writer.field(3, |encoder| write_index_lists(encoder, indexes));
                 writer.names(4, objects.iter().map(ObjectId::as_bytes));
             }
+            Self::Named { extents } => writer.names(2, extents.iter().map(ExtentId::as_bytes)),
+            Self::Prove { shard, nonce } => {
+                writer.bytes(2, shard.as_bytes());
+                writer.bytes(3, nonce);
+            }
+            Self::Removals { removals } => {
+                let all: Vec<_> = removals.iter().map(Removed::to_bytes).collect();
+                writer.names(2, all.iter());
+            }
         }
         writer.finish().into()
     }
@@ -173,6 +202,9 @@ impl Request {
             Self::Recheck { .. } => "recheck",
             Self::Survey { .. } => "survey",
             Self::Keep { .. } => "keep",
+            Self::Named { .. } => "named",
+            Self::Removals { .. } => "removals",
+            Self::Prove { .. } => "prove",
         }
     }
 
@@ -193,6 +225,9 @@ impl Request {
             Self::Recheck { .. } => 13,
             Self::Survey { .. } => 14,
             Self::Keep { .. } => 15,
+            Self::Named { .. } => 16,
+            Self::Removals { .. } => 17,
+            Self::Prove { .. } => 18,
         }
     }
 
@@ -224,6 +259,12 @@ impl Request {
                 objects: reader.names(3, "object ids", MAX_SURVEYED, ObjectId::from_bytes)?,
             },
             15 => read_keep(reader)?,
+            16 => Self::Named { extents: read_extents(reader, MAX_REMOVALS)? },
+            17 => Self::Removals { removals: read_removals(reader)? },
+            18 => Self::Prove {
+                shard: ShardId::from_bytes(reader.array(2, "shard id")?),
+                nonce: reader.array(3, "nonce")?,
+            },
             _ => return Err(reader.unsupported(&format!("code {code}"))),
         })
     }
