@@ -96,7 +96,7 @@ impl Builder {
         self
     }
 
-    /// How this node looks after what it holds.
+    /// How this node looks after what it holds: repair, rebalance, scrub, audit, and when a silent node counts as gone.
     pub fn care(mut self, care: CareOptions) -> Self {
         self.care = care;
         self

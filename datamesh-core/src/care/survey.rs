@@ -213,6 +213,7 @@ async fn ask<I: Subject>(
     });
     let mut running = stream::iter(calls).buffer_unordered(ASKED_AT_ONCE);
     while let Some((node, answer, numbers)) = running.next().await {
+        engine.peers.surveyed(node, answer.is_ok());
         let mut said = answer.unwrap_or_default().into_iter();
         for number in numbers {
             if let Some(answers) = answers.get_mut(number) {

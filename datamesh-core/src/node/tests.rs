@@ -2,6 +2,7 @@
 
 mod collection;
 mod fixture;
+mod release;
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;

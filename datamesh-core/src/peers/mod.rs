@@ -174,6 +174,12 @@ impl Peers {
         state.detector.tick(&others, now)
     }
 
+    /// Records that a peer was asked what it holds, and whether it said it.
+    pub(crate) fn surveyed(&self, node: NodeId, answered: bool) {
+        let now = self.runtime.now();
+        self.state().detector.surveyed(node, now, answered);
+    }
+
     /// Records a sign of life of a peer: it asked something.
     pub(crate) fn heard(&self, node: NodeId) {
         let now = self.runtime.now();

@@ -711,6 +711,13 @@ impl SimMesh {
         }
     }
 
+    /// Sets the zone that a node will declare when it is opened next.
+    pub fn rezone(&self, node: usize, zone: &str) {
+        if let Ok(zone) = zone.parse() {
+            drop(self.with(node, |slot| slot.zone = zone));
+        }
+    }
+
     /// Sets the capacity that a node will offer when it is opened next.
     pub fn offer(&self, node: usize, bytes: u64) {
         drop(self.with(node, |slot| slot.capacity = bytes));

@@ -42,6 +42,8 @@ pub(super) struct Object {
     begun: Duration,
     /// When it was acknowledged.
     stored: Duration,
+    /// Whether more was lost at some time than its margin allows, so that nothing is promised any more.
+    forfeited: bool,
 }
 
 /// Something that a node lost or altered for good.
@@ -91,6 +93,15 @@ impl Model {
 
     /// All margins were seen to be full.
     pub(super) fn made_good(&mut self, now: Duration) {
+        let nobody = BTreeSet::new();
+        let stands = |object: &Object| self.is_promised(object, &nobody);
+        let forfeited: Vec<ObjectId> =
+            self.objects.iter().filter(|(_, object)| !stands(object)).map(|(id, _)| *id).collect();
+        for id in forfeited {
+            if let Some(object) = self.objects.get_mut(&id) {
+                object.forfeited = true;
+            }
+        }
         self.damage
             .iter_mut()
             .filter(|damage| damage.is_loss)
@@ -143,7 +154,7 @@ impl Model {
     pub(super) fn is_promised(&self, object: &Object, also: &BTreeSet<usize>) -> bool {
         let mut lost = self.damaged_holders(object);
         lost.extend(also);
-        lost.len() <= object.margin
+        !object.forfeited && lost.len() <= object.margin
     }
 
     /// Takes an acknowledged put in.
@@ -159,6 +170,7 @@ impl Model {
             state: State::Stored,
             begun,
             stored: sim.now(),
+            forfeited: false,
         };
         self.objects.insert(receipt.object, object);
     }

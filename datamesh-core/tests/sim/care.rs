@@ -67,25 +67,12 @@ fn a_node_that_lost_its_disk_gets_its_shards_back() {
 
 #[test]
 fn one_object_is_repaired_at_once() {
-    let told = tell(builder(1).nodes(9), |sim| async move {
-        let all = put_some(&sim, 4).await?;
-        sim.crash(2);
-        sim.crash(3);
-        // The verify capability will do.
-        for capability in &all {
-            let asked = Arc::new(AtomicU64::new(0));
-            let seen = Arc::clone(&asked);
-            let repair = sim.mesh(0)?.repair(capability.to_verify());
-            let report = repair.progress(move |p| seen.store(p.done, Ordering::Relaxed)).await?;
-            assert_eq!((report.margin, report.expected_margin), (Some(2), 2), "{report:?}");
-            assert!(report.is_full() && report.poisoned.is_empty());
-            assert_eq!(asked.load(Ordering::Relaxed), 1);
-            assert!(report.bytes_read <= 5 * report.bytes_written.max(1) * 4 / 4 || report.shards == 0);
-        }
-        until_margin(&sim, 0, &all, 2, Duration::ZERO).await?;
-        check_contents(&sim, 1, &all).await
-    });
-    told.unwrap_or_else(|text| panic!("{text}"));
+    each(3, at_once);
+}
+
+#[test]
+fn shards_follow_a_change_of_zone() {
+    each(2, another_zone);
 }
 
 #[test]
