@@ -259,8 +259,15 @@ mod tests {
         View { members: members.to_vec(), leaving: Vec::new() }
     }
 
+    /// Those who hold something, in the order in which they are to repair.
+    fn holders(members: &[Member]) -> Vec<NodeId> {
+        let ranking = rank(&KEY, members);
+        let homes = ranking.assign(CODE).unwrap();
+        ranking.nodes().filter(|node| !homes.indexes_of(node).is_empty()).collect()
+    }
+
     fn first_holder(members: &[Member]) -> NodeId {
-        rank(&KEY, members).nodes().next().unwrap()
+        holders(members)[0]
     }
 
     fn plan(members: &[Member], answers: &Answers, local: NodeId) -> ExtentPlan {
@@ -284,8 +291,7 @@ mod tests {
         let victim = first_holder(&members);
         answers.insert(victim, Some(Possession::Absent));
         let lost = rank(&KEY, &members).assign(CODE).unwrap().indexes_of(&victim);
-        let holders: Vec<NodeId> = rank(&KEY, &members).nodes().skip(1).take(5).collect();
-        for (turn, holder) in holders.iter().enumerate() {
+        for (turn, holder) in holders(&members)[1..].iter().enumerate() {
             let plan = plan(&members, &answers, *holder);
             assert_eq!(plan.lost, [(lost[0], victim)]);
             assert!(plan.is_due && !plan.is_whole());
