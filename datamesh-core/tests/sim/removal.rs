@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use datamesh_core::ports::Table;
 use datamesh_core::sim::{SimBuilder, SimMesh};
-use datamesh_core::{Capability, CareOptions, Result};
+use datamesh_core::{Capability, CareOptions, ErrorKind, Result, Source};
 use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 
 use crate::parts::builder;
 use crate::story::{must, tell};
@@ -144,5 +146,36 @@ pub(crate) fn puts_go_on_while_much_is_removed(seed: u64) -> Option<String> {
         println!("seed {seed}: the p99 of a put was {calm:?}, and {busy:?} during {removed} removals");
         must(removed > 100, format!("only {removed} removals went on meanwhile"))?;
         must(busy <= 2 * calm, format!("the p99 of a put was {calm:?} and became {busy:?}"))
+    })
+}
+
+/// Removing works where the disks are full, and makes room.
+pub(crate) fn removing_makes_room(seed: u64) -> Option<String> {
+    tell(mesh(seed), |sim| async move {
+        let objects = put_some(&sim, 6).await?;
+        (0..6).for_each(|node| sim.set_disk_capacity(node, 1));
+        must(sim.mesh(0)?.put(vec![1; 100_000]).await.is_err(), "a full mesh took an object")?;
+        for object in &objects {
+            let removal = sim.mesh(1)?.remove(object).await?;
+            must(removal.unreached.is_empty(), format!("a full node did not remove: {removal:?}"))?;
+        }
+        must(left(&sim).is_empty(), format!("full nodes kept {}", left(&sim)))
+    })
+}
+
+/// A put that takes longer than its extents may wait is refused, and leaves nothing.
+pub(crate) fn a_put_that_takes_too_long_is_refused(seed: u64) -> Option<String> {
+    tell(mesh(seed), |sim| async move {
+        let (first, pause) = (Bytes::from(vec![1; 2 << 20]), sim.clone());
+        let late = stream::once(async move {
+            pause.sleep(2 * HOUR).await;
+            Ok::<_, std::io::Error>(Bytes::from_static(b"the rest"))
+        });
+        let slow = stream::iter([Ok(first)]).chain(late);
+        let put = sim.mesh(0)?.put(Source::stream(slow)).await;
+        let refused = put.is_err_and(|error| error.kind() == ErrorKind::NotStored);
+        must(refused, "a put of two hours was taken where extents wait three hours for a name")?;
+        sim.sleep(MINUTE).await;
+        must(left(&sim).is_empty(), format!("the put left {}", left(&sim)))
     })
 }

@@ -32,6 +32,16 @@ fn puts_go_on_while_much_is_removed() {
 }
 
 #[test]
+fn removing_makes_room() {
+    all_end_well(0..2, removal::removing_makes_room);
+}
+
+#[test]
+fn a_put_that_takes_too_long_is_refused() {
+    all_end_well(0..1, removal::a_put_that_takes_too_long_is_refused);
+}
+
+#[test]
 fn who_claims_and_forgets_is_found() {
     all_end_well(0..2, audit::a_tenth_is_missed_within_a_day);
 }
