@@ -524,6 +524,10 @@ impl Play {
         }
         for node in 0..self.sim.len() {
             let Ok(mesh) = self.sim.mesh(node) else { continue };
+            // Who lied is honest again, and its users believe it.
+            for status in mesh.nodes() {
+                drop(mesh.trust(status.record.node).await);
+            }
             let waited = mesh.wait_for_nodes(self.sim.len(), Duration::from_secs(120)).await;
             let check = waited.map_err(|error| format!("{error:?}"));
             self.must("liveness_nodes_reconnect", &format!("node {node}"), check);

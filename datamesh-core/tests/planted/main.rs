@@ -16,15 +16,15 @@ mod hostile;
 #[path = "../sim/parts.rs"]
 #[allow(dead_code, reason = "shared with the simulator's other tests")]
 mod parts;
-#[path = "../sim/stories.rs"]
-#[allow(dead_code, reason = "shared with the simulator's other tests")]
-mod stories;
 #[path = "../sim/removal.rs"]
 #[allow(dead_code, reason = "shared with the simulator's other tests")]
 mod removal;
 #[path = "../sim/scrub.rs"]
 #[allow(dead_code, reason = "shared with the simulator's other tests")]
 mod scrub;
+#[path = "../sim/stories.rs"]
+#[allow(dead_code, reason = "shared with the simulator's other tests")]
+mod stories;
 #[path = "../sim/story.rs"]
 #[allow(dead_code, reason = "shared with the simulator's other tests")]
 mod story;
