@@ -18,9 +18,9 @@ pub use datamesh_core::{
     Access, Address, Capability, CareOptions, CareProgress, CareStatus, Drain, Error, ErrorKind, Event,
     Events, Explain, Explanation, ExtentHealth, ExtentId, Get, GetToPath, Health, HealthCheck, Limits,
     Margins, Mesh, MeshBuilder, MeshKey, Metrics, NodeId, NodeRecord, NodeState, NodeStatus, ObjectId,
-    ObjectReader, ObjectStream, OpenReader, OpenStream, OperationId, Plan, Progress, Put, Receipt, Redundancy,
-    Removal, Remove, Repair, RepairReport, Result, ShardId, ShardPlace, Source, Stat, StatRequest, Ticket,
-    Zone, ZoneMargins, format, node, placement, ports,
+    ObjectReader, ObjectStream, OpenReader, OpenStream, OperationId, Plan, Progress, Put, Receipt,
+    Redundancy, Removal, Remove, Repair, RepairReport, Result, ShardId, ShardPlace, Source, Stat,
+    StatRequest, Ticket, Zone, ZoneMargins, format, node, placement, ports,
 };
 pub use datamesh_crypto::{ChaChaSuite, NodeIdentity};
 pub use datamesh_net as net;

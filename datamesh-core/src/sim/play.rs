@@ -37,6 +37,9 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// The longest pause between two misfortunes.
 const CALM: Duration = Duration::from_secs(60);
 
+/// How long a node is away when it counts as gone meanwhile.
+const LONG: (Duration, Duration) = (Duration::from_secs(630), Duration::from_secs(1200));
+
 /// How often a node is opened again before it counts as lost for good.
 const RESTARTS: usize = 60;
 
@@ -402,6 +405,10 @@ impl Play {
             Misfortune::Stop => {
                 drop(sim.stop(node).await);
                 sim.sleep(lasts).await;
+            }
+            Misfortune::Away => {
+                sim.crash(node);
+                sim.sleep(draws.time(LONG.0, LONG.1)).await;
             }
             Misfortune::Freeze => {
                 sim.freeze(node);
