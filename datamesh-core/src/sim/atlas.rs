@@ -15,6 +15,8 @@ pub enum Misfortune {
     Crash,
     /// It is shut down in good order, and comes back.
     Stop,
+    /// Its process dies and stays away for so long that others take over what it held; then it comes back with all of it.
+    Away,
     /// It stands still for a while.
     Freeze,
     /// It is cut off from all others.
@@ -51,9 +53,10 @@ pub enum Misfortune {
 
 impl Misfortune {
     /// Every one.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Crash,
         Self::Stop,
+        Self::Away,
         Self::Freeze,
         Self::Isolate,
         Self::Mute,
@@ -77,6 +80,7 @@ impl Misfortune {
         match self {
             Self::Crash => "crash",
             Self::Stop => "stop",
+            Self::Away => "away",
             Self::Freeze => "freeze",
             Self::Isolate => "isolate",
             Self::Mute => "mute",

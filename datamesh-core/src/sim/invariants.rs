@@ -137,7 +137,7 @@ pub(super) fn i8_margins_are_as_acknowledged(sim: &SimMesh, model: &Model) -> Ch
     for (id, object) in model.objects.iter().filter(|(_, object)| object.state == State::Stored) {
         let lost = model.damaged_holders(object).len();
         let Some(least) = object.margin.checked_sub(lost) else { continue };
-        let manifests = holders_of_manifest(sim, id);
+        let manifests = holders_of_manifest(sim, id).len();
         if manifests <= least {
             let (said, name) = (object.margin, id.fmt_short());
             return Err(format!(
@@ -186,8 +186,8 @@ pub(super) fn i8_margins_are_restored(sim: &SimMesh, model: &Model) -> Check {
             }
         }
         let (holders, wanted) = (holders_of_manifest(sim, id), object.redundancy.parity() + 1);
-        if holders < wanted.min(members.len()) {
-            return Err(format!("object {name} has {holders} manifests of {wanted}"));
+        if holders.len() < wanted.min(members.len()) {
+            return Err(format!("object {name} has {wanted} manifests on {holders:?} only"));
         }
     }
     Ok(())
@@ -215,10 +215,10 @@ fn absent_shards(sim: &SimMesh, node: usize, layout: &Layout, index: u8) -> usiz
     ids.filter(|id| medium.blob(id).is_none()).count()
 }
 
-fn holders_of_manifest(sim: &SimMesh, object: &ObjectId) -> usize {
+fn holders_of_manifest(sim: &SimMesh, object: &ObjectId) -> Vec<usize> {
     let key = (Table::Manifests, Bytes::copy_from_slice(object.as_bytes()));
     let has = |node: &usize| sim.medium(*node).is_ok_and(|medium| lock(&medium).records().contains_key(&key));
-    (0..sim.len()).filter(has).count()
+    (0..sim.len()).filter(has).collect()
 }
 
 /// Nothing stays on the disks of an object whose removal reached everybody.

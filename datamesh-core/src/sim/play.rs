@@ -37,6 +37,9 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// The longest pause between two misfortunes.
 const CALM: Duration = Duration::from_secs(60);
 
+/// How long a node is away when it counts as gone meanwhile.
+const LONG: (Duration, Duration) = (Duration::from_secs(630), Duration::from_secs(1200));
+
 /// How often a node is opened again before it counts as lost for good.
 const RESTARTS: usize = 60;
 
@@ -403,6 +406,10 @@ impl Play {
                 drop(sim.stop(node).await);
                 sim.sleep(lasts).await;
             }
+            Misfortune::Away => {
+                sim.crash(node);
+                sim.sleep(draws.time(LONG.0, LONG.1)).await;
+            }
             Misfortune::Freeze => {
                 sim.freeze(node);
                 sim.sleep(lasts).await;
@@ -524,6 +531,10 @@ impl Play {
         }
         for node in 0..self.sim.len() {
             let Ok(mesh) = self.sim.mesh(node) else { continue };
+            // Who lied is honest again, and its users believe it.
+            for status in mesh.nodes() {
+                drop(mesh.trust(status.record.node).await);
+            }
             let waited = mesh.wait_for_nodes(self.sim.len(), Duration::from_secs(120)).await;
             let check = waited.map_err(|error| format!("{error:?}"));
             self.must("liveness_nodes_reconnect", &format!("node {node}"), check);

@@ -21,6 +21,11 @@ fn what_a_lost_node_held_is_rebuilt_on_others() {
 }
 
 #[test]
+fn half_of_a_mesh_can_be_lost_in_pairs() {
+    each(2, one_loss_after_another);
+}
+
+#[test]
 fn a_restart_moves_nothing() {
     each(3, restarts);
 }

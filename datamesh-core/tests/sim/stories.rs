@@ -235,6 +235,7 @@ pub(crate) fn slow_repair(seed: u64) -> std::result::Result<(), String> {
         sim.crash(2);
         sim.sleep(10 * MINUTE - Duration::from_secs(5)).await;
         let began = sim.now();
+        let mut first = None;
         loop {
             sim.sleep(Duration::from_secs(1)).await;
             let seconds = (sim.now() - began).as_secs();
@@ -247,6 +248,9 @@ pub(crate) fn slow_repair(seed: u64) -> std::result::Result<(), String> {
                     "node {node} wrote {bytes} bytes in {seconds} s"
                 );
             }
+            if first.is_none() && sum(&sim, |metrics| metrics.shards_rebuilt) > 0 {
+                first = Some(sim.now());
+            }
             let margins = healths(&sim, 0, &all).await?;
             if margins.iter().all(|health| health.margin >= Some(2)) {
                 break;
@@ -254,6 +258,13 @@ pub(crate) fn slow_repair(seed: u64) -> std::result::Result<(), String> {
             must!(seconds < 3600, "not repaired after an hour");
         }
         let rebuilt = sum(&sim, |metrics| metrics.shards_rebuilt);
+        // Every survivor takes its part, so it takes no longer than two copies of what was lost at one node's pace.
+        let took = (sim.now() - first.unwrap_or(began)).as_secs();
+        let copy = lost * 4160 / RATE;
+        println!(
+            "seed {seed}: full margin {took} s after the first shard; {copy} s for one copy at one node's pace"
+        );
+        must!(took <= 2 * copy + 30, "{took} s for {lost} shards, which copy in {copy} s");
         // Who is late helps, and may do a little twice.
         must!(rebuilt <= lost + lost / 5, "{rebuilt} shards were made anew for {lost} that were lost");
         check_contents(&sim, 0, &all).await
@@ -295,5 +306,21 @@ pub(crate) fn another_zone(seed: u64) -> std::result::Result<(), String> {
         let strange = out_of_place(&sim, 0, &all).await?;
         must!(strange == (0, 0), "{strange:?} indexes are out of place after half an hour");
         check_contents(&sim, 1, &all).await
+    })
+}
+
+/// Two nodes are lost at once, and when that is made good two more, as often as enough are left.
+pub(crate) fn one_loss_after_another(seed: u64) -> std::result::Result<(), String> {
+    tell(builder(seed).nodes(12), |sim| async move {
+        let all = put_some(&sim, 12).await?;
+        for pair in [[11, 10], [9, 8], [7, 6]] {
+            pair.iter().for_each(|node| sim.wipe(*node));
+            sim.sleep(10 * MINUTE).await;
+            until_margin(&sim, 0, &all, 2, 5 * MINUTE).await?;
+        }
+        // Six are left, and any two of them may still be lost.
+        sim.crash(1);
+        sim.crash(2);
+        check_contents(&sim, 0, &all).await
     })
 }
