@@ -269,6 +269,9 @@ fn print_health(explanation: &Explanation) {
         Some(margin) => say!("margin      {margin} of {}", health.expected_margin),
         None => say!("margin      none: it cannot be read now"),
     }
+    if let Some(zones) = health.zone_margin {
+        say!("zones       any {zones} of them may be lost");
+    }
     for (node, without) in &explanation.without {
         let indexes = |extent: &datamesh::ExtentHealth| {
             extent

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datamesh_core::ports::{DynStorage, DynTransport, Identity, Runtime, Storage, Transport};
-use datamesh_core::{Address, Error, ErrorKind, Limits, Mesh, MeshKey, Redundancy, Result, Ticket, Zone};
+use datamesh_core::{
+    Address, CareOptions, Error, ErrorKind, Limits, Mesh, MeshKey, Redundancy, Result, Ticket, Zone,
+};
 use datamesh_crypto::{ChaChaSuite, NodeIdentity, SecretKind, open_or_create_secret};
 use datamesh_net::memory::MemoryNetwork;
 use datamesh_store::{MemoryStore, ReedSolomon};
@@ -28,6 +30,7 @@ pub struct Builder {
     zone: Option<String>,
     capacity: Option<u64>,
     limits: Limits,
+    care: CareOptions,
     runtime: Option<Arc<dyn Runtime>>,
     storage: Option<Arc<dyn DynStorage>>,
     network: Option<MemoryNetwork>,
@@ -90,6 +93,12 @@ impl Builder {
     /// Bounds on what the mesh takes for itself.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// How this node looks after what it holds: repair, rebalance, scrub, audit, and when a silent node counts as gone.
+    pub fn care(mut self, care: CareOptions) -> Self {
+        self.care = care;
         self
     }
 
@@ -178,7 +187,8 @@ impl Builder {
             .files(Arc::new(OsFiles))
             .redundancy(self.redundancy)
             .zone(zone)
-            .limits(self.limits.clone());
+            .limits(self.limits.clone())
+            .care(self.care.clone());
         if let Some(bytes) = self.segment_bytes {
             builder = builder.segment_bytes(bytes);
         }

@@ -15,11 +15,12 @@ pub use builder::Builder;
 #[cfg(feature = "testing")]
 pub use datamesh_core::testing;
 pub use datamesh_core::{
-    Access, Address, Capability, Error, ErrorKind, Event, Events, Explain, Explanation, ExtentHealth,
-    ExtentId, Get, GetToPath, Health, HealthCheck, Limits, Mesh, MeshBuilder, MeshKey, Metrics, NodeId,
-    NodeRecord, NodeStatus, ObjectId, ObjectReader, ObjectStream, OpenReader, OpenStream, OperationId,
-    Progress, Put, Receipt, Redundancy, Removal, Remove, Result, ShardId, ShardPlace, Source, Stat,
-    StatRequest, Ticket, Zone, format, node, placement, ports,
+    Access, Address, Audit, Audits, Capability, CareOptions, CareProgress, CareStatus, Drain, Error,
+    ErrorKind, Event, Events, Explain, Explanation, ExtentHealth, ExtentId, Get, GetToPath, Health,
+    HealthCheck, Limits, Margins, Mesh, MeshBuilder, MeshKey, Metrics, NodeId, NodeRecord, NodeState,
+    NodeStatus, ObjectId, ObjectReader, ObjectStream, OpenReader, OpenStream, OperationId, Plan, Progress,
+    Put, Receipt, Redundancy, Removal, Remove, Repair, RepairReport, Result, ShardId, ShardPlace, Source,
+    Stat, StatRequest, Ticket, Zone, ZoneMargins, format, node, placement, ports,
 };
 pub use datamesh_crypto::{ChaChaSuite, NodeIdentity};
 pub use datamesh_net as net;

@@ -4,6 +4,7 @@
 //! of your own) depends on this crate alone and runs the conformance suites in `testing`.
 #![forbid(unsafe_code)]
 
+mod care;
 pub mod error;
 pub mod format;
 mod gate;
@@ -27,12 +28,13 @@ pub mod sim;
 )]
 pub mod testing;
 
+pub use care::{Audit, Audits, CareOptions, CareProgress, CareStatus, Margins, NodeState, RepairReport};
 pub use error::{Error, ErrorKind, Result};
 pub use format::{Access, Capability, MeshKey, NodeRecord, Ticket, Zone};
 pub use id::{ExtentId, NodeId, ObjectId, OperationId, ShardId};
 pub use mesh::{
-    Explain, Get, GetToPath, HealthCheck, Limits, Mesh, MeshBuilder, OpenReader, OpenStream, Put, Remove,
-    StatRequest,
+    Drain, Explain, Get, GetToPath, HealthCheck, Limits, Mesh, MeshBuilder, OpenReader, OpenStream, Put,
+    Remove, Repair, StatRequest,
 };
 pub use object::{
     Explanation, ExtentHealth, Health, ObjectReader, ObjectStream, Progress, Receipt, Removal, ShardPlace,
@@ -40,4 +42,5 @@ pub use object::{
 };
 pub use observe::{Event, Events, Metrics};
 pub use peers::NodeStatus;
+pub use placement::{Plan, ZoneMargins};
 pub use ports::{Address, Redundancy};

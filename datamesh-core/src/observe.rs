@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use async_channel::{Receiver, Sender, TrySendError};
 use futures::Stream;
 
+use crate::care::{CareProgress, Margins, NodeState};
 use crate::id::{ExtentId, NodeId, ObjectId, ShardId};
 use crate::ports::Address;
 
@@ -46,6 +47,28 @@ pub enum Event {
     },
     /// This node's own store holds altered bytes under this name; they were not served.
     CorruptShard(ShardId),
+    /// This node gave up a shard that had rotted, so that it counts as missing and can come back from the others.
+    ShardSetAside(ShardId),
+    /// This node has read all that it holds, and compared it with its names.
+    Scrubbed {
+        /// The bytes that were right.
+        bytes: u64,
+        /// How many shards and records were not.
+        rotten: u64,
+    },
+    /// A node's proof that it holds a shard was of something else.
+    WrongProof {
+        /// Who answered.
+        node: NodeId,
+        /// The extent that the shard belongs to.
+        extent: ExtentId,
+        /// The shard that was to be proved.
+        shard: ShardId,
+    },
+    /// This node does not trust another any more: what that one says to hold counts as lost.
+    Distrusted(NodeId),
+    /// This node gave up an extent that no manifest names, as every member had said for long.
+    ExtentCollected(ExtentId),
     /// A holder failed or lagged during a put, and the next in rank took its shards.
     HolderReplaced {
         /// The holder that failed.
@@ -53,6 +76,17 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// What a node's silence means has changed.
+    NodeState {
+        /// The node.
+        node: NodeId,
+        /// Its state now.
+        state: NodeState,
+    },
+    /// The right shards of an extent contradict each other: its writer made them so. They are left as they are.
+    PoisonedExtent(ExtentId),
+    /// A round of repair and rebalance on this node moved something.
+    CareRound(CareProgress),
     /// The subscriber was slow: this many events are missing here.
     Missed(u64),
 }
@@ -139,6 +173,8 @@ macro_rules! counters {
             pub connected_peers: u64,
             /// Requests of peers that are being answered now.
             pub inbound_now: u64,
+            /// How well the extents are kept that this node is the first to look after, when it last looked.
+            pub margins: Margins,
         }
 
         impl Counters {
@@ -174,6 +210,46 @@ counters! {
     holders_replaced,
     /// Requests of peers that were answered.
     inbound_requests,
+    /// Shards of this node that the scrub looked at.
+    shards_scrubbed,
+    /// Bytes that the scrub read and found right.
+    bytes_scrubbed,
+    /// Rounds of the scrub over everything that is held.
+    scrub_rounds,
+    /// Shards of this node that were rotten and were given up.
+    shards_set_aside,
+    /// Challenges of this node that were answered with the right proof.
+    audits_success,
+    /// Challenges that were answered with a proof of something else.
+    audits_wrong,
+    /// Challenges that a connected node did not answer.
+    audits_silent,
+    /// Challenges that could not be put, for the node was not connected.
+    audits_offline,
+    /// Removals that this node told others.
+    removals_told,
+    /// Removals that this node forgot, because all know of them.
+    tombstones_dropped,
+    /// Extents that this node gave up because no manifest names them.
+    extents_collected,
+    /// Messages in which care asked others what they hold.
+    survey_messages,
+    /// Extents of which care has rebuilt shards.
+    extents_repaired,
+    /// Manifests that care has given to nodes that lacked them.
+    manifests_repaired,
+    /// Shards that care has made anew.
+    shards_rebuilt,
+    /// Shards that care has copied to where they belong.
+    shards_moved,
+    /// Bytes of shards that were read to make others anew.
+    repair_bytes_read,
+    /// Bytes of shards that were made anew and reached their holders.
+    repair_bytes_written,
+    /// Bytes of shards that care has copied to where they belong.
+    bytes_moved,
+    /// Bytes of shards that this node gave up because others keep them.
+    bytes_released,
 }
 
 /// Adds to a running total.

@@ -60,8 +60,28 @@ pub enum Bug {
     SplitCommit,
     /// The disk store drops the syncs of its records file.
     ForgetRecordsSync,
+    /// An auditor takes the proof of any shard of the extent.
+    AcceptAnyProof,
+    /// A node forgets a removal before all know of it.
+    DropTombstoneSoon,
+    /// A shard that fails its check stays where it is and counts as held.
+    ScrubKeepsRotten,
     /// The disk store commits the records of a batch without the blobs that were written before it.
     ForgetBlobIndex,
+    /// A node that is only suspected counts as gone.
+    SuspectIsGone,
+    /// Care takes a holder that does not answer for one that holds nothing.
+    UnreachableIsAbsent,
+    /// Every holder repairs, whoever is first.
+    EveryHolderRepairs,
+    /// A repair counts as done before the holder has committed.
+    RepairedBeforeCommit,
+    /// A shard that moved is deleted before its copy is looked at.
+    DeleteBeforeVerify,
+    /// Shards are moved back and forth between two views of the ranking.
+    PingPong,
+    /// Repair takes bytes without asking its budget.
+    IgnoreRepairBudget,
 }
 
 /// Whether a bug is planted now.

@@ -11,10 +11,12 @@ mod keys;
 mod layout;
 mod manifest;
 mod message;
+mod proof;
 mod record;
 mod stored;
 mod text;
 mod ticket;
+mod work;
 
 pub use capability::{Access, Capability};
 pub use header::{Header, MAX_INLINE_LEN, MAX_METADATA_ENTRIES, MAX_METADATA_LEN};
@@ -24,12 +26,14 @@ pub use layout::{
 };
 pub use manifest::{Extents, MAX_EXTENTS, MAX_MANIFEST_LEN, Manifest, ManifestPublic, segment_count};
 pub use message::{
-    MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, MAX_RECORDS_OF_MESSAGE, MAX_REFUSAL_TEXT_LEN, Refusal, Reply,
-    Request,
+    MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, MAX_RECORDS_OF_MESSAGE, MAX_REFUSAL_TEXT_LEN, MAX_REMOVALS,
+    MAX_SURVEYED, Possession, Refusal, Removed, Reply, Request,
 };
+pub use proof::{ProofNonce, picked_chunk, prove, proved};
 pub use record::{MAX_ADDRESSES, MAX_RECORD_LEN, MAX_ZONE_LEN, NodeRecord, SignedRecord, Zone};
 pub use stored::{StoredExtent, StoredManifest, Tombstone};
 pub use ticket::{MAX_TICKET_ADDRESSES, MeshKey, Ticket};
+pub use work::{Hours, RemovalsOf, ScrubCursor, ScrubStage, StoreName, UnnamedFor, Work};
 
 /// The version that every format of this build writes, and the only one that it reads.
 pub const FORMAT_VERSION: u8 = 1;

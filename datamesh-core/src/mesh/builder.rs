@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::care::CareOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{DEFAULT_SEGMENT_LEN, MeshKey, SEGMENT_LEN_RANGE, Zone};
 use crate::mesh::{Core, Mesh, Parts};
@@ -83,6 +84,7 @@ pub struct MeshBuilder {
     zone: Zone,
     capacity: Option<u64>,
     limits: Limits,
+    care: CareOptions,
 }
 
 impl MeshBuilder {
@@ -172,6 +174,12 @@ impl MeshBuilder {
         self
     }
 
+    /// How this node cares for what it keeps: repair, rebalance, scrub, and when a silent node counts as gone.
+    pub fn care(mut self, options: CareOptions) -> Self {
+        self.care = options;
+        self
+    }
+
     /// Opens the mesh: reads what is kept, joins the members that are known, begins to answer.
     ///
     /// # Errors
@@ -217,6 +225,7 @@ impl MeshBuilder {
                     zone: self.zone,
                     capacity: 0,
                     limits: self.limits,
+                    care: self.care,
                 })
             }
             _ => Err(Error::new(ErrorKind::InvalidInput, problems.join("; ")).with_operation("open")),
@@ -250,6 +259,7 @@ impl MeshBuilder {
         if self.limits.memory_bytes == 0 || self.limits.inbound_requests == 0 {
             problems.push("a limit of 0 lets nothing through".to_owned());
         }
+        problems.extend(self.care.problems());
         let local = self.identity.as_ref().map(|identity| identity.node_id());
         if self.transports.iter().any(|transport| Some(transport.local_node()) != local && local.is_some()) {
             problems.push("a transport speaks for another node than the identity".to_owned());

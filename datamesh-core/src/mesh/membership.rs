@@ -1,5 +1,6 @@
 //! Members learn of each other: signed node records are exchanged, kept, and passed on.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,12 +40,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(super) struct OwnRecord {
     zone: Zone,
     capacity: u64,
+    /// Whether this node is leaving and offers nothing any more.
+    leaving: AtomicBool,
     current: Mutex<Option<SignedRecord>>,
 }
 
 impl OwnRecord {
     pub(super) fn new(zone: Zone, capacity: u64) -> Self {
-        Self { zone, capacity, current: Mutex::new(None) }
+        Self { zone, capacity, leaving: AtomicBool::new(false), current: Mutex::new(None) }
     }
 
     /// The sequence of the record that was signed last.
@@ -59,8 +62,13 @@ impl OwnRecord {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(record)
     }
 
-    /// Whether this node offers no capacity.
-    fn is_client(&self) -> bool {
+    /// The capacity that this node offers now.
+    fn offered(&self) -> u64 {
+        if self.leaving.load(Ordering::Relaxed) { 0 } else { self.capacity }
+    }
+
+    /// Whether this node never held data.
+    pub(super) fn is_client(&self) -> bool {
         self.capacity == 0
     }
 }
@@ -102,7 +110,7 @@ impl Core {
         let same = |record: &NodeRecord| {
             record.addresses == addresses
                 && record.zone == self.own.zone
-                && record.capacity == self.own.capacity
+                && record.capacity == self.own.offered()
         };
         let signed = match (&kept, kept_record) {
             (Some(kept), Some(record)) if same(record) => kept.clone(),
@@ -113,7 +121,7 @@ impl Core {
                     node: local,
                     addresses,
                     zone: self.own.zone.clone(),
-                    capacity: self.own.capacity,
+                    capacity: self.own.offered(),
                     sequence,
                 };
                 record.sign(&*self.identity)?
@@ -121,6 +129,12 @@ impl Core {
         };
         *self.own.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(signed.clone());
         self.take_records(vec![signed]).await
+    }
+
+    /// Tells the others that this node offers no capacity any more.
+    pub(super) async fn announce_leaving(self: &Arc<Self>) -> Result<()> {
+        self.own.leaving.store(true, Ordering::Relaxed);
+        self.renew_own_record(self.listen_addresses()).await
     }
 
     /// Merges records, keeps what is new and passes it on.
@@ -331,6 +345,8 @@ impl Core {
     fn on_connected(self: &Arc<Self>, number: usize, node: NodeId) {
         self.engine.peers.connected(number, node);
         self.engine.events.emit(Event::NodeUp(node));
+        // It may have lost what it held.
+        self.care.wake();
         let core = Arc::clone(self);
         let exchange = async move {
             if let Err(error) = core.exchange(node).await {

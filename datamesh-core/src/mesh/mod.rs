@@ -1,6 +1,7 @@
 //! The handle: what a program does with a mesh.
 
 mod builder;
+mod drain;
 mod membership;
 mod requests;
 mod serve;
@@ -11,19 +12,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_channel::{Receiver, Sender};
 use futures::FutureExt;
 use futures::channel::oneshot;
 
+use crate::care::scrub::Scrub;
+use crate::care::{Care, CareOptions, CareStatus};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Capability, MeshKey, Ticket, Zone};
 use crate::gate::Gate;
-use crate::id::NodeId;
+use crate::id::{NodeId, ShardId};
 use crate::node::{Node, NodeEvent, NodeOptions};
 use crate::object::budget::ByteBudget;
 use crate::object::buffer::BufferPool;
 use crate::object::{Engine, Source};
-use crate::observe::{Counters, Event, EventHub, Events, Metrics};
+use crate::observe::{Counters, Event, EventHub, Events, Metrics, count};
 use crate::peers::{NodeStatus, Peers, closed};
+use crate::placement::Plan;
 use crate::planted::{Bug, is_active};
 use crate::ports::{
     Address, Capacity, CryptoSuite, DynStorage, DynTransport, ErasureCode, Files, Identity, Redundancy,
@@ -31,13 +36,19 @@ use crate::ports::{
 };
 
 pub use builder::{Limits, MeshBuilder};
-pub use requests::{Explain, Get, GetToPath, HealthCheck, OpenReader, OpenStream, Put, Remove, StatRequest};
+pub use drain::Drain;
+pub use requests::{
+    Explain, Get, GetToPath, HealthCheck, OpenReader, OpenStream, Put, Remove, Repair, StatRequest,
+};
 
 use membership::OwnRecord;
 use tasks::Tasks;
 
 /// For how long `shutdown` lets requests of peers finish.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Shards that failed their check and wait to be looked at again; others are left to the scrub.
+const MAX_SUSPECTS: usize = 1024;
 
 /// How often the node looks for staged shards that nobody committed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
@@ -62,6 +73,7 @@ pub(crate) struct Core {
     own: OwnRecord,
     mesh_key: Option<MeshKey>,
     limits: Limits,
+    care: Arc<Care>,
     tasks: Tasks,
     inbound: Arc<async_lock::Semaphore>,
     inbound_now: AtomicUsize,
@@ -86,6 +98,7 @@ struct Parts {
     zone: Zone,
     capacity: u64,
     limits: Limits,
+    care: CareOptions,
 }
 
 impl fmt::Debug for Mesh {
@@ -146,6 +159,57 @@ impl Mesh {
     /// will do.
     pub fn explain(&self, capability: impl Into<Capability>) -> Explain {
         Explain::new(self.clone(), capability.into())
+    }
+
+    /// Where an object of this redundancy would go if it were put now, and what would survive. Nothing is sent.
+    ///
+    /// Every object has holders of its own, by a random key; this is a draw such as a put makes, over the same live
+    /// members and by the same rules.
+    ///
+    /// # Errors
+    /// `Unsupported` for a redundancy that the erasure code cannot do; `NotStored` when no live member can hold data.
+    pub fn plan(&self, redundancy: Redundancy) -> Result<Plan> {
+        self.core().engine.plan(redundancy).map_err(|error| error.with_operation("plan"))
+    }
+
+    /// Rebuilds what is missing of an object at once, wherever nodes answer, and counts again. Any capability will do.
+    ///
+    /// Care does the same by itself once nodes are gone; this does not wait for that.
+    pub fn repair(&self, capability: impl Into<Capability>) -> Repair {
+        Repair::new(self.clone(), capability.into())
+    }
+
+    /// Leaves the mesh politely: everything that this node holds is brought to others first. Then shut it down.
+    ///
+    /// Objects stay readable throughout, and nothing new is put here. Opened again, the node is a member as before.
+    pub fn drain(&self) -> Drain {
+        Drain::new(self.clone())
+    }
+
+    /// What care does on this node, and how well the extents are kept that it looks after.
+    pub fn care(&self) -> CareStatus {
+        self.core().care.status()
+    }
+
+    /// Stops repair and rebalance on this node until [`resume_care`](Self::resume_care); what is under way is finished.
+    pub fn pause_care(&self) {
+        self.core().care.pause();
+    }
+
+    /// Lets repair and rebalance on this node go on.
+    pub fn resume_care(&self) {
+        self.core().care.resume();
+    }
+
+    /// Trusts a node again whose proof in an audit was wrong, after its disk or its program was looked at.
+    ///
+    /// # Errors
+    /// The store's own.
+    ///
+    /// # Cancel safety
+    /// Safe to drop: the node is then trusted again, or not.
+    pub async fn trust(&self, node: NodeId) -> Result<()> {
+        self.core().care.trust(node).await.map_err(|error| error.with_operation("trust"))
     }
 
     /// The members of the mesh, as this node knows them, by node id. Clients are not members.
@@ -214,6 +278,7 @@ impl Mesh {
         metrics.budget_limit = budget.limit() as u64;
         metrics.connected_peers = core.connected().len() as u64;
         metrics.inbound_now = core.inbound_now.load(Ordering::Relaxed) as u64;
+        metrics.margins = core.care.status().margins;
         metrics
     }
 
@@ -276,14 +341,15 @@ impl Core {
     async fn open(parts: Parts) -> Result<Mesh> {
         let events = EventHub::default();
         let counters = Arc::new(Counters::default());
-        let node =
-            Node::open(Arc::clone(&parts.storage), Arc::clone(&parts.runtime), node_options(&parts, &events))
-                .await?;
+        let (rot, rotten) = rot_channels();
+        let options = node_options(&parts, &events, &counters, rot);
+        let node = Node::open(Arc::clone(&parts.storage), Arc::clone(&parts.runtime), options).await?;
         let peers = Peers::new(
             Arc::clone(&node),
             parts.identity.node_id(),
             parts.transports,
             Arc::clone(&parts.runtime),
+            parts.care.grace,
         );
         let code = Arc::clone(&parts.code);
         parts.runtime.compute(move || code.warm_up()).await?;
@@ -294,14 +360,17 @@ impl Core {
             files: parts.files,
             redundancy: parts.redundancy,
             segment_len: parts.segment_len,
+            put_limit: parts.care.put_limit(),
             budget: ByteBudget::new(parts.limits.memory_bytes),
             buffers: BufferPool::default(),
             events,
             counters,
             runtime: Arc::clone(&parts.runtime),
         };
+        let engine = Arc::new(engine);
         let core = Arc::new(Self {
-            engine: Arc::new(engine),
+            care: Care::new(&engine, &node, parts.care),
+            engine,
             node,
             identity: parts.identity,
             own: OwnRecord::new(parts.zone, parts.capacity),
@@ -315,11 +384,11 @@ impl Core {
         });
         // From here on, a failure drops the handle, which closes everything.
         let mesh = Mesh(Arc::new(Handle(Arc::clone(&core))));
-        core.begin(&parts.bootstrap).await?;
+        core.begin(&parts.bootstrap, rotten).await?;
         Ok(mesh)
     }
 
-    async fn begin(self: &Arc<Self>, bootstrap: &[Address]) -> Result<()> {
+    async fn begin(self: &Arc<Self>, bootstrap: &[Address], rotten: Rotten) -> Result<()> {
         self.load_members().await?;
         for number in 0..self.engine.peers.transports().len() {
             self.tasks.start(Arc::clone(self).serve(number))?;
@@ -336,6 +405,15 @@ impl Core {
             }
         }
         self.tasks.start(Arc::clone(self).gossip())?;
+        self.tasks.start(Arc::clone(&self.care).watch())?;
+        if !self.own.is_client() {
+            self.tasks.start(Arc::clone(&self.care).run())?;
+        }
+        self.tasks.start(Arc::clone(&self.care).mend(rotten.set_aside))?;
+        self.tasks.start(Arc::clone(&self.care).spread_removals())?;
+        self.tasks.start(Arc::clone(&self.care).collect())?;
+        self.tasks.start(Arc::clone(&self.care).audit())?;
+        self.tasks.start(Scrub::new(&self.care, rotten.suspects).run())?;
         self.tasks.start(Arc::clone(self).sweep())
     }
 
@@ -393,10 +471,38 @@ impl Drop for Handle {
     }
 }
 
-fn node_options(parts: &Parts, events: &EventHub) -> NodeOptions {
-    let events = events.clone();
+/// Where the node tells what has rotted.
+struct Rot {
+    suspect: Sender<ShardId>,
+    set_aside: Sender<()>,
+}
+
+/// Where care hears of it.
+struct Rotten {
+    suspects: Receiver<ShardId>,
+    set_aside: Receiver<()>,
+}
+
+fn rot_channels() -> (Rot, Rotten) {
+    let (suspect, suspects) = async_channel::bounded(MAX_SUSPECTS);
+    let (set_aside, was_set_aside) = async_channel::bounded(1);
+    (Rot { suspect, set_aside }, Rotten { suspects, set_aside: was_set_aside })
+}
+
+fn node_options(parts: &Parts, events: &EventHub, counters: &Arc<Counters>, rot: Rot) -> NodeOptions {
+    let (events, counters) = (events.clone(), Arc::clone(counters));
     let sink = move |event: NodeEvent| match event {
-        NodeEvent::CorruptShard { shard } => events.emit(Event::CorruptShard(shard)),
+        NodeEvent::CorruptShard { shard } => {
+            events.emit(Event::CorruptShard(shard));
+            // Where many wait already, the scrub will come by.
+            let _ = rot.suspect.try_send(shard);
+        }
+        NodeEvent::SetAside { shard } => {
+            count(&counters.shards_set_aside, 1);
+            events.emit(Event::ShardSetAside(shard));
+            // A token that is there already says the same.
+            let _ = rot.set_aside.try_send(());
+        }
     };
     NodeOptions::default().with_staged_bytes(parts.limits.staged_bytes).with_events(Arc::new(sink))
 }

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use tracing::Instrument;
 
+use crate::care::{RepairReport, repair_object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Capability;
 use crate::id::OperationId;
@@ -24,7 +25,7 @@ use crate::peers::closed;
 use crate::ports::Redundancy;
 
 /// Runs a request under its deadline and its span; refuses at once when the mesh is shut down.
-async fn run<T>(
+pub(super) async fn run<T>(
     mesh: Mesh,
     operation: &'static str,
     deadline: Option<Duration>,
@@ -123,6 +124,63 @@ simple_request! {
     /// # Cancel safety
     /// Safe to drop.
     Explain => Explanation, "explain", explain
+}
+
+/// Rebuilds what is missing of an object; see [`Mesh::repair`].
+///
+/// # Errors
+/// `NotFound`; `Unavailable` when its manifest, a layout or k shards of a segment cannot be had; `Unsupported` for a code
+/// that this mesh has not. Holders that take nothing are no error: the report says what margin was reached.
+///
+/// # Cancel safety
+/// Safe to drop: what reached its holder stays, and the rest can be repaired again.
+#[must_use = "a request does nothing until it is awaited"]
+pub struct Repair {
+    mesh: Mesh,
+    capability: Capability,
+    bytes_per_second: Option<u64>,
+    progress: Option<ProgressFn>,
+    deadline: Option<Duration>,
+}
+
+impl fmt::Debug for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Repair({:?})", self.capability)
+    }
+}
+
+impl Repair {
+    pub(super) fn new(mesh: Mesh, capability: Capability) -> Self {
+        Self { mesh, capability, bytes_per_second: None, progress: None, deadline: None }
+    }
+
+    /// How many bytes may be moved in a second; by default as many as the links carry.
+    pub fn bytes_per_second(mut self, bytes: u64) -> Self {
+        self.bytes_per_second = Some(bytes);
+        self
+    }
+
+    /// Calls back after each extent with how many were looked at, of how many. The callback must not block.
+    pub fn progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Arc::new(progress));
+        self
+    }
+
+    /// Gives up with `TimedOut` after this time. Without it, each step has a limit of its own.
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.deadline = Some(limit);
+        self
+    }
+}
+
+impl IntoFuture for Repair {
+    type Output = Result<RepairReport>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let work = repair_object(self.mesh.engine(), self.bytes_per_second, self.capability, self.progress);
+        Box::pin(run(self.mesh, "repair", self.deadline, work))
+    }
 }
 
 async fn stat(engine: Arc<Engine>, capability: Capability) -> Result<Stat> {

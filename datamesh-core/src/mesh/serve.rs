@@ -36,6 +36,7 @@ impl Core {
     /// Answers one request, and says whether its caller was gone by then.
     async fn answer(self: &Arc<Self>, inbound: Inbound) -> bool {
         let Inbound { from, message, reply } = inbound;
+        self.engine.peers.heard(from);
         let (answer, body) = match Request::decode(&message.head) {
             Ok(Request::Members { records }) => (self.answer_members(records).await, Bytes::new()),
             Ok(request) => self.node.handle(from, request, message.body).await,

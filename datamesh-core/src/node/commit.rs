@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use super::names::with_uses;
 use super::{Node, id_key, sent_badly, use_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     FORMAT_VERSION, Layout, MAX_LAYOUT_LEN, MAX_MANIFEST_LEN, Manifest, Reply, StoredExtent, StoredManifest,
+    UnnamedFor, Work,
 };
 use crate::id::{ExtentId, NodeId, ObjectId, ShardId};
 use crate::planted::{Bug, is_active};
@@ -59,8 +61,11 @@ impl Node {
             return Ok(Reply::Missing { positions: missing });
         }
         let shards = shards_of(&layout, &indexes);
-        let record = self.extent_record(extent, body, indexes).await?;
-        let batch = Batch::new().put(Table::Extents, id_key(extent.as_bytes()), record.encode());
+        let (record, is_new) = self.extent_record(extent, body, indexes).await?;
+        let mut batch = Batch::new().put(Table::Extents, id_key(extent.as_bytes()), record.encode());
+        if is_new {
+            batch = batch.put(Table::Work, Work::Unnamed(extent).key(), UnnamedFor::default().encode());
+        }
         let batch = shards.iter().fold(batch, |batch, shard| {
             batch.put(Table::ShardUses, use_key(shard, &extent), Bytes::from_static(&[FORMAT_VERSION]))
         });
@@ -82,17 +87,18 @@ impl Node {
         self.runtime.spawn(Box::pin(async move { drop(storage.commit(batch).await) }))
     }
 
-    /// The new record of an extent: what was held before stays held.
+    /// The new record of an extent, and whether there was none; what was held before stays held.
     async fn extent_record(
         &self,
         extent: ExtentId,
         layout: Bytes,
         mut indexes: BTreeSet<u8>,
-    ) -> Result<StoredExtent> {
+    ) -> Result<(StoredExtent, bool)> {
         let earlier = self.stored_extent(extent).await?;
         let committed_at = earlier.as_ref().map_or(self.runtime.wall_time(), |record| record.committed_at);
+        let is_new = earlier.is_none();
         indexes.extend(earlier.into_iter().flat_map(|record| record.indexes));
-        Ok(StoredExtent { layout, indexes: indexes.into_iter().collect(), committed_at })
+        Ok((StoredExtent { layout, indexes: indexes.into_iter().collect(), committed_at }, is_new))
     }
 
     /// The positions, segment * n + index, whose shard is not in the store.
@@ -127,7 +133,7 @@ impl Node {
         if self.stored_manifest(object).await?.is_none() {
             let record = StoredManifest { manifest: body, committed_at: self.runtime.wall_time() };
             let batch = Batch::new().put(Table::Manifests, id_key(object.as_bytes()), record.encode());
-            self.make_durable(batch).await?;
+            self.make_durable(with_uses(batch, &object, &manifest)).await?;
         }
         Ok(Reply::Done)
     }

@@ -5,12 +5,18 @@
 //! before it is written.
 
 mod commit;
+mod names;
+mod prove;
 mod read;
+mod release;
 mod remove;
+mod scrub;
 mod staging;
+mod survey;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod tombstones;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,8 +29,10 @@ use crate::gate::{Gate, Pass};
 use crate::id::{ExtentId, NodeId, ShardId};
 use crate::ports::{DynStorage, Runtime, Table};
 
+use release::Promises;
 use staging::Staging;
 
+pub(crate) use scrub::Checked;
 pub use sweep::STAGED_LIFETIME;
 
 /// The most shards that may be staged and not committed: 65,536 entries take about 8 MiB.
@@ -39,6 +47,11 @@ const EXTENT_LOCKS: usize = 16;
 pub enum NodeEvent {
     /// A shard in this node's own store failed its check; it was not given out.
     CorruptShard {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// A shard that failed its check was given up, and counts as missing from now on.
+    SetAside {
         /// The shard.
         shard: ShardId,
     },
@@ -99,6 +112,7 @@ pub struct Node {
     staging: Mutex<Staging>,
     gate: Gate,
     extents: [Gate; EXTENT_LOCKS],
+    promises: Mutex<Promises>,
 }
 
 impl fmt::Debug for Node {
@@ -124,7 +138,8 @@ impl Node {
         let staging = Mutex::new(Staging::new(MAX_STAGED_SHARDS, options.staged_bytes));
         let extents = std::array::from_fn(|_| Gate::default());
         let gate = Gate::default();
-        Ok(Arc::new(Self { storage, runtime, options, staging, gate, extents }))
+        let promises = Mutex::default();
+        Ok(Arc::new(Self { storage, runtime, options, staging, gate, extents, promises }))
     }
 
     /// Answers one request of a peer that the transport proved, or of this process.
@@ -159,6 +174,13 @@ impl Node {
             Request::RemoveObject { object, secret } => self.remove_object(object, &secret).await?,
             Request::RemoveExtents { extents, secret } => self.remove_extents(extents, &secret).await?,
             Request::Recheck { shard } => self.recheck(shard).await?,
+            Request::Prove { shard, nonce } => return self.prove(shard, nonce).await,
+            Request::Named { extents } => self.named(extents).await?,
+            Request::Removals { removals } => self.note_removals(removals).await?,
+            Request::Survey { extents, objects } => return self.survey(extents, objects).await,
+            Request::Keep { extents, indexes, objects } => {
+                return self.keep(from, extents, indexes, objects).await;
+            }
             Request::Members { .. } => {
                 return Err(Error::new(ErrorKind::InvalidInput, "members are not kept by a node's store"));
             }

@@ -9,7 +9,7 @@ use super::{Answer, Node, NodeEvent, id_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Layout, MAX_EXTENTS_DESCRIBED, Reply, StoredExtent, StoredManifest};
 use crate::id::{ExtentId, ObjectId, ShardId};
-use crate::ports::{Batch, Table};
+use crate::ports::Table;
 
 impl Node {
     /// A shard's bytes; bytes that fail their check are an event and never given out.
@@ -65,7 +65,7 @@ impl Node {
         Ok(Reply::Described { held })
     }
 
-    async fn held_indexes(&self, record: &StoredExtent) -> Result<Vec<u8>> {
+    pub(super) async fn held_indexes(&self, record: &StoredExtent) -> Result<Vec<u8>> {
         let layout = Layout::decode(&record.layout)?;
         let mut held: BTreeSet<u8> = record.indexes.iter().copied().collect();
         let wanted = wanted(&layout, &held);
@@ -83,32 +83,22 @@ impl Node {
     pub(super) async fn recheck(&self, shard: ShardId) -> Result<Reply> {
         match self.read_shard(shard).await {
             Ok((reply, _)) => Ok(reply),
-            Err(error) if error.kind() == ErrorKind::Corrupt => self.give_up(shard).await,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.set_aside(shard).await?;
+                Ok(Reply::Done)
+            }
             Err(error) => Err(error),
         }
     }
 
-    /// Deletes a shard that is still corrupt when nothing else is under way: it may have been refilled.
-    async fn give_up(&self, shard: ShardId) -> Result<Reply> {
-        let _alone = self.gate.alone().await;
-        match self.storage.read_blob(shard).await {
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.storage.commit(Batch::new().delete_blob(shard)).await?;
-                self.staging().remove(&shard);
-                Ok(Reply::Done)
-            }
-            checked => checked.map(|_| Reply::Done),
-        }
-    }
-
     /// What is known of an extent.
-    pub(super) async fn stored_extent(&self, extent: ExtentId) -> Result<Option<StoredExtent>> {
+    pub(crate) async fn stored_extent(&self, extent: ExtentId) -> Result<Option<StoredExtent>> {
         let value = self.storage.read_record(Table::Extents, id_key(extent.as_bytes())).await?;
         value.map(|value| StoredExtent::decode(&value)).transpose()
     }
 
     /// A manifest, if it is here.
-    pub(super) async fn stored_manifest(&self, object: ObjectId) -> Result<Option<StoredManifest>> {
+    pub(crate) async fn stored_manifest(&self, object: ObjectId) -> Result<Option<StoredManifest>> {
         let value = self.storage.read_record(Table::Manifests, id_key(object.as_bytes())).await?;
         value.map(|value| StoredManifest::decode(&value)).transpose()
     }

@@ -5,10 +5,14 @@ use std::collections::BTreeSet;
 use subtle::ConstantTimeEq;
 
 use super::commit::shards_of;
+use super::names::without_uses;
 use super::{Node, id_key, use_key};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Layout, MAX_IDS_OF_MESSAGE, Manifest, RemovalHash, RemovalSecret, Reply, Tombstone};
-use crate::id::{ExtentId, NodeId, ObjectId, ShardId};
+use crate::format::{
+    Layout, MAX_IDS_OF_MESSAGE, MAX_REMOVALS, Manifest, RemovalHash, RemovalSecret, Removed, Reply,
+    Tombstone, Work,
+};
+use crate::id::{ExtentId, ID_LEN, NodeId, ObjectId, ShardId};
 use crate::planted::{Bug, is_active};
 use crate::ports::{Batch, Table};
 
@@ -47,10 +51,79 @@ impl Node {
         let Some(record) = self.stored_manifest(object).await? else {
             return self.forbid(BTreeSet::from([*object.as_bytes()]), secret).await;
         };
-        check_secret(secret, &Manifest::decode(&record.manifest)?.public().removal)?;
+        let manifest = Manifest::decode(&record.manifest)?;
+        check_secret(secret, &manifest.public().removal)?;
         let batch = Batch::new().delete(Table::Manifests, id_key(object.as_bytes()));
-        self.storage.commit(self.with_tombstone(batch, object.as_bytes(), secret)).await?;
+        self.commit_removal(without_uses(batch, &object, &manifest), object.as_bytes(), secret).await?;
         Ok(Reply::Done)
+    }
+
+    /// Takes in what was removed while this node was away, or what it was told before: each is removed if it is here
+    /// and the secret is right, and kept from coming.
+    pub(super) async fn note_removals(&self, removals: Vec<Removed>) -> Result<Reply> {
+        if removals.len() > MAX_REMOVALS {
+            let text = format!("at most {MAX_REMOVALS} removals are told at a time, got {}", removals.len());
+            return Err(Error::new(ErrorKind::LimitExceeded, text));
+        }
+        let mut left = removals;
+        while !left.is_empty() {
+            for removed in &left {
+                self.carry_out(removed).await?;
+            }
+            left = self.forbid_all(left).await?;
+        }
+        Ok(Reply::Noted { store: self.store_name().await? })
+    }
+
+    /// Removes what is here. A secret that is not the right one changes nothing.
+    async fn carry_out(&self, removed: &Removed) -> Result<()> {
+        let (extent, object) = (ExtentId::from_bytes(removed.id), ObjectId::from_bytes(removed.id));
+        let done = if self.stored_extent(extent).await?.is_some() {
+            self.remove_extent(extent, &removed.secret).await.map(drop)
+        } else if self.stored_manifest(object).await?.is_some() {
+            self.remove_object(object, &removed.secret).await.map(drop)
+        } else {
+            Ok(())
+        };
+        match done {
+            Err(error) if error.kind() == ErrorKind::AccessDenied => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Leaves tombstones of all that is not here; gives back what came meanwhile and can be removed.
+    async fn forbid_all(&self, removals: Vec<Removed>) -> Result<Vec<Removed>> {
+        let mut came = Vec::new();
+        for removed in removals {
+            let removal = removed.secret.hash();
+            if self.is_noted(&removed.id, &removal).await? {
+                continue;
+            }
+            let _alone = self.gate.alone().await;
+            match self.removal_of(&removed.id).await? {
+                Some(here) if here == removal => came.push(removed),
+                Some(_) => {}
+                None => drop(self.forbid(BTreeSet::from([removed.id]), &removed.secret).await?),
+            }
+        }
+        Ok(came)
+    }
+
+    /// Whether this removal is known here, with its secret.
+    async fn is_noted(&self, id: &[u8; ID_LEN], removal: &RemovalHash) -> Result<bool> {
+        let noted = |tombstone: Tombstone| tombstone.secret.is_some() && tombstone.removal == *removal;
+        Ok(self.tombstone(id).await?.is_some_and(noted))
+    }
+
+    /// The removal hash of the extent or manifest with this name, if it is here.
+    async fn removal_of(&self, id: &[u8; ID_LEN]) -> Result<Option<RemovalHash>> {
+        if let Some(record) = self.stored_extent(ExtentId::from_bytes(*id)).await? {
+            return Ok(Some(Layout::decode(&record.layout)?.removal));
+        }
+        match self.stored_manifest(ObjectId::from_bytes(*id)).await? {
+            Some(record) => Ok(Some(Manifest::decode(&record.manifest)?.public().removal)),
+            None => Ok(None),
+        }
     }
 
     /// Removes extents, their uses and the shards that no other extent uses, and leaves tombstones, also of those
@@ -100,21 +173,36 @@ impl Node {
     /// Leaves tombstones of what is not here. The caller holds the gate alone.
     ///
     /// Without them a manifest or layout that its holder was slow to take would come after its removal, and stay.
-    async fn forbid(&self, ids: BTreeSet<[u8; 32]>, secret: &RemovalSecret) -> Result<Reply> {
-        let (removal, mut batch, mut reply) = (secret.hash(), Batch::new(), Reply::Absent);
+    async fn forbid(&self, ids: BTreeSet<[u8; ID_LEN]>, secret: &RemovalSecret) -> Result<Reply> {
+        let (removal, mut new, mut reply) = (secret.hash(), Vec::new(), Reply::Absent);
         for id in ids {
-            match self.tombstone(&id).await? {
-                Some(tombstone) if tombstone.removal == removal => reply = Reply::Removed,
-                _ => batch = self.with_tombstone(batch, &id, secret),
+            if self.is_removed(&id, &removal).await? {
+                reply = Reply::Removed;
+            }
+            if !self.is_noted(&id, &removal).await? {
+                new.push(id);
             }
         }
-        if batch.steps().is_empty() {
+        if new.is_empty() {
             return Ok(reply);
         }
-        match self.storage.commit(batch).await {
+        match self.storage.commit(self.with_tombstones(Batch::new(), &new, secret).await?).await {
             // A full store refuses what comes late as well.
             Err(error) if error.kind() == ErrorKind::StorageFull => Ok(reply),
             committed => committed.map(|()| reply),
+        }
+    }
+
+    /// Commits a removal with its tombstone. A full store first removes, which makes room, and then takes the tombstone
+    /// if it can.
+    async fn commit_removal(&self, batch: Batch, id: &[u8; ID_LEN], secret: &RemovalSecret) -> Result<()> {
+        let with_tombstone = self.with_tombstones(batch.clone(), &[*id], secret).await?;
+        match self.storage.commit(with_tombstone).await {
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                self.storage.commit(batch).await?;
+                self.forbid(BTreeSet::from([*id]), secret).await.map(drop)
+            }
+            committed => committed,
         }
     }
 
@@ -125,30 +213,23 @@ impl Node {
         let Some(record) = self.stored_extent(extent).await? else { return Ok(false) };
         let layout = Layout::decode(&record.layout)?;
         check_secret(secret, &layout.removal)?;
-        let batch = Batch::new().delete(Table::Extents, id_key(extent.as_bytes()));
-        let mut batch = self.with_tombstone(batch, extent.as_bytes(), secret);
+        let mut batch = Batch::new()
+            .delete(Table::Extents, id_key(extent.as_bytes()))
+            .delete(Table::Work, Work::Unnamed(extent).key())
+            .delete(Table::Work, Work::Mend(extent).key());
         for shard in shards_of(&layout, &record.indexes.into_iter().collect()) {
             batch = batch.delete(Table::ShardUses, use_key(&shard, &extent));
             if !self.staging().contains(&shard) && !self.is_shared(&shard, &extent).await? {
                 batch = batch.delete_blob(shard);
             }
         }
-        self.storage.commit(batch).await?;
+        self.commit_removal(batch, extent.as_bytes(), secret).await?;
         Ok(true)
     }
 
     /// Whether another extent uses a shard of this one.
     async fn is_shared(&self, shard: &ShardId, extent: &ExtentId) -> Result<bool> {
         Ok(!is_active(Bug::DeleteSharedShard) && self.is_used(shard, Some(extent)).await?)
-    }
-
-    /// Adds that an object or extent was removed.
-    fn with_tombstone(&self, batch: Batch, id: &[u8; 32], secret: &RemovalSecret) -> Batch {
-        if is_active(Bug::ForgetTombstone) {
-            return batch;
-        }
-        let tombstone = Tombstone { removed_at: self.runtime.wall_time(), removal: secret.hash() };
-        batch.put(Table::Tombstones, id_key(id), tombstone.encode())
     }
 }
 

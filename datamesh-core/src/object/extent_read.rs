@@ -10,15 +10,16 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{FutureExt, pin_mut};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Layout, PlacementKey, Reply, Request};
+use crate::format::{Layout, PlacementKey, Reply, Request, StoredExtent};
 use crate::gate::Gate;
 use crate::id::{ExtentId, NodeId, ShardId};
 use crate::object::gather::gather;
-use crate::object::segment::{Codec, Decoded, Place};
+use crate::object::segment::{Codec, Coder, Decoded, Place, wrong_shards};
 use crate::object::{ASK_LIMIT, Engine, READ_LIMIT};
 use crate::observe::{Event, count};
 use crate::peers::unexpected;
 use crate::placement::{CallClass, rank};
+use crate::ports::Redundancy;
 
 /// What asking for a parity shard costs in the choice of holders, beside its latency: a decode takes CPU that a busy
 /// machine has not, so parity is asked for only where a data shard's holder is several times slower.
@@ -32,7 +33,7 @@ const FAILED_COST: Duration = Duration::from_secs(600);
 
 /// An extent that is being read.
 #[derive(Debug)]
-pub(super) struct ExtentReader {
+pub(crate) struct ExtentReader {
     engine: Arc<Engine>,
     id: ExtentId,
     layout: Layout,
@@ -66,6 +67,15 @@ struct Collecting {
     described: bool,
 }
 
+/// What became of the attempt to make shards anew.
+#[derive(Debug)]
+pub(crate) enum Rebuilt {
+    /// The shards, with their indexes, and how many bytes were read for them.
+    Shards { shards: Vec<(usize, Bytes)>, read: usize },
+    /// The right shards of the segment contradict each other: its writer made them so.
+    Poisoned,
+}
+
 type Fetch = BoxFuture<'static, (usize, NodeId, Result<Option<Bytes>>)>;
 
 impl ExtentReader {
@@ -79,7 +89,28 @@ impl ExtentReader {
         Self { engine: Arc::clone(engine), id, layout, known: Mutex::new(known), describing: Gate::default() }
     }
 
-    /// Asks the extent's holders for its layout, in the order of the ranking, and checks it against its name.
+    /// A reader of an extent of which this node has a record.
+    pub(crate) fn stored(engine: &Arc<Engine>, id: ExtentId, record: &StoredExtent) -> Result<Self> {
+        Ok(Self::new(engine, id, Layout::decode(&record.layout)?))
+    }
+
+    /// A reader that knows who holds what.
+    pub(crate) fn knowing(
+        engine: &Arc<Engine>,
+        id: ExtentId,
+        layout: Layout,
+        holdings: &[(NodeId, Vec<u8>)],
+    ) -> Self {
+        let has = |index: usize| {
+            move |(_, held): &&(NodeId, Vec<u8>)| held.iter().any(|i| usize::from(*i) == index)
+        };
+        let holders = |index| holdings.iter().filter(has(index)).map(|(node, _)| *node).collect();
+        let holders = (0..layout.redundancy.total()).map(holders).collect();
+        let known = Known { holders, ..Known::default() };
+        Self { engine: Arc::clone(engine), id, layout, known: Mutex::new(known), describing: Gate::default() }
+    }
+
+    /// Asks the extent's holders for its layout, then the others by rank, and checks it against its name.
     ///
     /// # Errors
     /// `Unavailable` when some did not answer, `NotFound` when all did and none has it.
@@ -87,9 +118,10 @@ impl ExtentReader {
         engine: &Arc<Engine>,
         id: ExtentId,
         placement: &PlacementKey,
+        redundancy: Redundancy,
     ) -> Result<Layout> {
         let members = engine.peers.storage_members();
-        let mut order: Vec<NodeId> = rank(placement.as_bytes(), &members).nodes().collect();
+        let mut order: Vec<NodeId> = rank(placement.as_bytes(), &members).extent_order(redundancy);
         order.sort_by_key(|node| (*node != engine.peers.local(), !engine.peers.is_live(node)));
         let mut order = order.into_iter();
         let mut silent = Vec::new();
@@ -127,12 +159,12 @@ impl ExtentReader {
     }
 
     /// The extent's name.
-    pub(super) fn id(&self) -> ExtentId {
+    pub(crate) fn id(&self) -> ExtentId {
         self.id
     }
 
     /// The layout.
-    pub(super) fn layout(&self) -> &Layout {
+    pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
 
@@ -162,6 +194,37 @@ impl ExtentReader {
                     return Ok(plain);
                 }
                 Decoded::Wrong(wrong) => self.discard(segment, wrong, &mut collecting),
+            }
+        }
+    }
+
+    /// Makes shards of a segment anew from any k others, which are read once however many are wanted.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Corrupt` as [`read_segment`](Self::read_segment) when fewer than k right shards can be had.
+    pub(crate) async fn rebuild_segment(
+        &self,
+        coder: &Coder,
+        segment: usize,
+        wanted: &[usize],
+    ) -> Result<Rebuilt> {
+        let mut collecting = self.collecting();
+        loop {
+            self.collect(segment, &mut collecting).await?;
+            let (coder, layout, shards) = (coder.clone(), self.layout.clone(), collecting.shards.clone());
+            let wanted = wanted.to_vec();
+            let work = move || {
+                let wrong = wrong_shards(&layout, segment, &shards);
+                let made = wrong.is_empty().then(|| coder.rebuild(&layout, segment, &shards, &wanted));
+                (wrong, made)
+            };
+            let (wrong, made) = self.engine.runtime.compute(work).await?;
+            let read = collecting.shards.iter().flatten().map(Bytes::len).sum();
+            match made {
+                None => self.discard(segment, wrong, &mut collecting),
+                Some(Ok(shards)) => return Ok(Rebuilt::Shards { shards, read }),
+                Some(Err(error)) if error.kind() == ErrorKind::Corrupt => return Ok(Rebuilt::Poisoned),
+                Some(Err(error)) => return Err(error),
             }
         }
     }
@@ -332,7 +395,7 @@ impl ExtentReader {
     }
 
     /// What every member that can hold data says that it holds of the extent.
-    pub(super) async fn holdings(&self) -> Vec<(NodeId, Result<Vec<u8>>)> {
+    pub(crate) async fn holdings(&self) -> Vec<(NodeId, Result<Vec<u8>>)> {
         let members = self.engine.peers.storage_members();
         let ask = |node: NodeId| {
             let request = Request::Describe { extents: vec![self.id] };

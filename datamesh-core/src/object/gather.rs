@@ -22,7 +22,7 @@ const GRACE_FACTOR: u32 = 4;
 /// at least a second, and are then given up with `TimedOut`.
 ///
 /// Dropping the future cancels what is under way.
-pub(super) async fn gather<K, T, F>(
+pub(crate) async fn gather<K, T, F>(
     runtime: &dyn Runtime,
     calls: Vec<(K, F)>,
     spare: usize,

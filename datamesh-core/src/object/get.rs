@@ -74,7 +74,7 @@ pub(crate) struct Plain {
 }
 
 /// Finds and decodes an object's manifest; needs no key.
-pub(super) async fn open_manifest(engine: &Arc<Engine>, object: ObjectId) -> Result<Manifest> {
+pub(crate) async fn open_manifest(engine: &Arc<Engine>, object: ObjectId) -> Result<Manifest> {
     let bytes = find_manifest(engine, object).await?;
     Manifest::decode(&bytes).map_err(|error| error.with_subject(object))
 }
@@ -231,7 +231,7 @@ impl OpenObject {
 }
 
 /// Opens one extent of an object; its layout is in the manifest, or with the extent's holders.
-pub(super) async fn open_extent(
+pub(crate) async fn open_extent(
     engine: &Arc<Engine>,
     manifest: &Manifest,
     extent: u64,
@@ -244,7 +244,8 @@ pub(super) async fn open_extent(
         Extents::Many(extents) => {
             let position = usize::try_from(extent).unwrap_or(usize::MAX);
             let id = extents.get(position).copied().ok_or_else(no_extent)?;
-            let layout = ExtentReader::find_layout(engine, id, &placement).await?;
+            let layout =
+                ExtentReader::find_layout(engine, id, &placement, manifest.public().redundancy).await?;
             check_layout(manifest, &layout, position + 1 == extents.len())?;
             Ok(ExtentReader::new(engine, id, layout))
         }

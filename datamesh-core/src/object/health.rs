@@ -1,18 +1,19 @@
 //! How well an object is kept: where its shards are, and what may fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::care::Audits;
 use crate::error::Result;
-use crate::format::{Capability, Extents, Manifest, Reply, Request};
+use crate::format::{Capability, Extents, Manifest, Reply, Request, Zone};
 use crate::id::{ExtentId, NodeId, ObjectId};
 use crate::object::extent_read::ExtentReader;
 use crate::object::gather::gather;
 use crate::object::get::{open_extent, open_manifest};
 use crate::object::{ASK_LIMIT, Engine};
-use crate::placement::{margin, rank};
+use crate::placement::{Member, ZoneMargins, margin, rank, zone_margin};
 use crate::ports::Redundancy;
 
 /// How well an object is kept, as its holders say.
@@ -25,6 +26,8 @@ pub struct Health {
     pub redundancy: Redundancy,
     /// How many more holders may be lost so that the object can still be read; `None` when it cannot be read now.
     pub margin: Option<usize>,
+    /// How many whole zones may be lost, and nothing else, so that it can still be read; `None` when it cannot be now.
+    pub zone_margin: Option<usize>,
     /// The margin that it should have: m, or less where the mesh has too few nodes.
     pub expected_margin: usize,
     /// The nodes that keep the manifest.
@@ -52,6 +55,8 @@ pub struct ExtentHealth {
     pub segments: usize,
     /// How many more holders may be lost; `None` when fewer than k shards are there.
     pub margin: Option<usize>,
+    /// How many whole zones may be lost, and nothing else; `None` when fewer than k shards are there.
+    pub zone_margin: Option<usize>,
     /// Which shard indexes each holder has, of every segment.
     pub holders: Vec<(NodeId, Vec<u8>)>,
 }
@@ -66,6 +71,10 @@ pub struct Explanation {
     pub shards: Vec<ShardPlace>,
     /// The margin that would be left if this node left; `None` where the object could not be read any more.
     pub without: BTreeMap<NodeId, Option<usize>>,
+    /// The margin that would be left if this zone were lost; `None` where the object could not be read any more.
+    pub without_zone: BTreeMap<Zone, Option<usize>>,
+    /// What this node's audits have shown of each node.
+    pub audits: BTreeMap<NodeId, Audits>,
 }
 
 /// Where the shards with one index of one extent are.
@@ -110,8 +119,15 @@ pub(crate) async fn explain(engine: Arc<Engine>, capability: Capability) -> Resu
             });
         }
     }
-    let without = members.iter().map(|member| (member.node, margin_without(&health, member.node))).collect();
-    Ok(Explanation { health, shards, without })
+    let alone = |member: &Member| (member.node, margin_without(&health, |node| *node == member.node));
+    let without = members.iter().map(alone).collect();
+    let zone_of: BTreeMap<_, _> = members.iter().map(|member| (member.node, &member.zone)).collect();
+    let zones: BTreeSet<&Zone> = zone_of.values().copied().collect();
+    let together = |zone: &Zone| {
+        (zone.clone(), margin_without(&health, |node| zone_of.get(node).is_some_and(|of| *of == zone)))
+    };
+    let without_zone = zones.into_iter().map(together).collect();
+    Ok(Explanation { health, shards, without, without_zone, audits: engine.peers.audits() })
 }
 
 async fn examine(engine: &Arc<Engine>, object: ObjectId) -> Result<(Health, Manifest)> {
@@ -125,20 +141,35 @@ async fn examine(engine: &Arc<Engine>, object: ObjectId) -> Result<(Health, Mani
     let mut extents = Vec::new();
     for extent in 0..count {
         let reader = open_extent(engine, &manifest, extent).await?;
-        extents.push(extent_health(&reader, &mut unreached).await);
+        extents.push(extent_health(engine, &reader, &mut unreached).await);
     }
     unreached.sort_unstable();
     unreached.dedup();
     let redundancy = manifest.public().redundancy;
     let members = engine.peers.storage_members();
     let expected_margin = rank(object.as_bytes(), &members).best_margin(redundancy).unwrap_or(0);
-    let mut health =
-        Health { object, redundancy, margin: None, expected_margin, manifest_holders, extents, unreached };
-    health.margin = margin_of(&health, None);
+    let held = extents.iter().map(|extent| extent.holders.as_slice());
+    let zone_margin =
+        ZoneMargins::of_object(held, &manifest_holders, &members, redundancy).map(|m| m.zones());
+    let mut health = Health {
+        object,
+        redundancy,
+        margin: None,
+        zone_margin,
+        expected_margin,
+        manifest_holders,
+        extents,
+        unreached,
+    };
+    health.margin = margin_without(&health, |_| false);
     Ok((health, manifest))
 }
 
-async fn extent_health(reader: &ExtentReader, unreached: &mut Vec<NodeId>) -> ExtentHealth {
+async fn extent_health(
+    engine: &Arc<Engine>,
+    reader: &ExtentReader,
+    unreached: &mut Vec<NodeId>,
+) -> ExtentHealth {
     let mut holders = Vec::new();
     for (node, answer) in reader.holdings().await {
         match answer {
@@ -149,10 +180,12 @@ async fn extent_health(reader: &ExtentReader, unreached: &mut Vec<NodeId>) -> Ex
     }
     holders.sort();
     let layout = reader.layout();
+    let members = engine.peers.storage_members();
     ExtentHealth {
         id: reader.id(),
         segments: usize::from(layout.segments),
         margin: margin(&holders, layout.redundancy.data()),
+        zone_margin: zone_margin(&holders, &members, layout.redundancy.data()),
         holders,
     }
 }
@@ -174,18 +207,13 @@ async fn manifest_holders(engine: &Arc<Engine>, object: ObjectId) -> (Vec<NodeId
     (holders, unreached)
 }
 
-/// The margin of manifest and extents together, as if `gone` held nothing.
-fn margin_of(health: &Health, gone: Option<NodeId>) -> Option<usize> {
-    let stays = |node: &NodeId| Some(*node) != gone;
-    let manifests = health.manifest_holders.iter().filter(|node| stays(node)).count();
+/// The margin of manifest and extents together, as if those who are gone held nothing.
+fn margin_without(health: &Health, is_gone: impl Fn(&NodeId) -> bool) -> Option<usize> {
+    let manifests = health.manifest_holders.iter().filter(|node| !is_gone(node)).count();
     let of_extent = |extent: &ExtentHealth| {
-        let holders: Vec<_> = extent.holders.iter().filter(|(node, _)| stays(node)).cloned().collect();
+        let holders: Vec<_> = extent.holders.iter().filter(|(node, _)| !is_gone(node)).cloned().collect();
         margin(&holders, health.redundancy.data())
     };
     let manifest = manifests.checked_sub(1)?.min(health.redundancy.parity());
     health.extents.iter().map(of_extent).try_fold(manifest, |least, margin| Some(least.min(margin?)))
-}
-
-fn margin_without(health: &Health, node: NodeId) -> Option<usize> {
-    margin_of(health, Some(node))
 }

@@ -35,7 +35,7 @@ struct Outcome {
     took: Option<Duration>,
 }
 
-/// Stores a manifest with the m + 1 first-ranked live nodes, or as many as there are, at least `least`.
+/// Stores a manifest with the first m + 1 live nodes of its order, or as many as there are, at least `least`.
 ///
 /// # Errors
 /// `NotStored` when fewer than `least` took it and none has it any more, `StorageFull` when that was for want of space;
@@ -52,7 +52,7 @@ pub(super) async fn write_manifest(
     let members = engine.peers.live_members();
     let ranking = rank(object.as_bytes(), &members);
     let wanted = (redundancy.parity() + 1).min(ranking.len());
-    let mut candidates = ranking.nodes();
+    let mut candidates = ranking.manifest_order().into_iter();
     let mut outcome = Outcome { all_full: true, ..Outcome::default() };
     let wanted = if is_active(Bug::AcknowledgeOneManifest) { 1 } else { wanted };
     while outcome.stored.len() < wanted {
@@ -153,11 +153,11 @@ async fn undo(
 ///
 /// # Errors
 /// `NotFound` when every member that can hold data answered and none has it; `Unavailable` when some did not answer.
-pub(super) async fn find_manifest(engine: &Arc<Engine>, object: ObjectId) -> Result<Bytes> {
+pub(crate) async fn find_manifest(engine: &Arc<Engine>, object: ObjectId) -> Result<Bytes> {
     let members = engine.peers.storage_members();
     let mut search =
         Search { engine, object, absent: BTreeSet::new(), silent: BTreeSet::new(), removed: false };
-    let mut order: Vec<NodeId> = rank(object.as_bytes(), &members).nodes().collect();
+    let mut order: Vec<NodeId> = rank(object.as_bytes(), &members).manifest_order();
     // This node costs nothing to ask, and nodes that are known to be down go last; else the ranking's order stays.
     order.sort_by_key(|node| (*node != engine.peers.local(), !engine.peers.is_live(node)));
     let mut order = order.into_iter();

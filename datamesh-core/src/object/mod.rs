@@ -2,25 +2,27 @@
 
 pub(crate) mod budget;
 pub(crate) mod buffer;
-mod extent_read;
+pub(crate) mod extent_read;
 mod extent_write;
-mod gather;
-mod get;
+pub(crate) mod gather;
+pub(crate) mod get;
 mod health;
-mod manifest;
+pub(crate) mod manifest;
 mod put;
 mod reader;
 mod remove;
-mod segment;
+pub(crate) mod segment;
 mod source;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::object::budget::ByteBudget;
 use crate::object::buffer::BufferPool;
 use crate::observe::{Counters, EventHub};
 use crate::peers::Peers;
+use crate::placement::{Plan, plan};
 use crate::planted::{Bug, is_active};
 use crate::ports::{CryptoSuite, ErasureCode, Files, Redundancy, Runtime};
 
@@ -57,6 +59,8 @@ pub(crate) struct Engine {
     pub(crate) files: Option<Arc<dyn Files>>,
     pub(crate) redundancy: Redundancy,
     pub(crate) segment_len: u32,
+    /// A put that takes longer is given up: its first extents may have been.
+    pub(crate) put_limit: Duration,
     pub(crate) budget: ByteBudget,
     pub(crate) buffers: BufferPool,
     pub(crate) events: EventHub,
@@ -72,5 +76,20 @@ impl Engine {
         let limit = if is_active(Bug::IgnoreBudget) { usize::MAX } else { self.budget.limit() };
         let by_budget = limit / 4 / segment_bytes.max(1);
         by_budget.clamp(1, 4 * self.runtime.parallelism().max(1) + 4)
+    }
+
+    /// Where an object would go if it were put now: drawn with random keys, over the live members.
+    pub(crate) fn plan(&self, redundancy: Redundancy) -> Result<Plan> {
+        if !self.code.supports(redundancy) {
+            let text = format!("erasure code {} cannot do {redundancy}; choose another", self.code.id().0);
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        let (mut extent, mut manifest) = ([0; 32], [0; 32]);
+        self.runtime.fill_random(&mut extent)?;
+        self.runtime.fill_random(&mut manifest)?;
+        plan(&extent, &manifest, &self.peers.live_members(), redundancy).ok_or_else(|| {
+            let text = "no live member can hold data; start the nodes that offer capacity";
+            Error::new(ErrorKind::NotStored, text)
+        })
     }
 }

@@ -25,9 +25,9 @@ use crate::object::segment::{Codec, Coder, Place};
 use crate::object::source::{Input, Source};
 use crate::object::{ASK_LIMIT, Engine, ProgressFn};
 use crate::observe::count;
-use crate::placement::rank;
+use crate::placement::{ZoneMargins, rank};
 use crate::planted::{Bug, is_active};
-use crate::ports::Redundancy;
+use crate::ports::{Instant, Redundancy, Timestamp};
 
 /// How many names one clean-up request carries.
 const CLEAN_UP_BATCH: usize = 1024;
@@ -51,7 +51,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(done: u64, total: Option<u64>) -> Self {
+    pub(crate) fn new(done: u64, total: Option<u64>) -> Self {
         Self { done, total }
     }
 }
@@ -68,6 +68,8 @@ pub struct Receipt {
     pub len: u64,
     /// How many more holders may be lost so that the object can still be read.
     pub margin: usize,
+    /// How many whole zones may be lost, and nothing else, so that it can still be read.
+    pub zone_margin: usize,
     /// The code that it was stored with.
     pub redundancy: Redundancy,
     /// The nodes that acknowledged, and how many shards each holds. Empty for an object that is kept whole in its
@@ -156,6 +158,7 @@ impl Put {
             progress: options.progress.clone(),
             total,
             places: Arc::new(Semaphore::new(MAX_OPEN_EXTENTS)),
+            began: (runtime.now(), runtime.wall_time()),
             held: Mutex::default(),
         });
         Ok(Self {
@@ -249,12 +252,19 @@ impl Put {
     ) -> Result<Receipt> {
         let extents_margin = extents.iter().map(|extent| extent.margin).min();
         let holders = holders_of(&extents);
+        let members = self.engine.peers.storage_members();
+        let zones_of = |extent: &WrittenExtent| {
+            let margins = ZoneMargins::of_shards(&extent.holders, &members, self.options.redundancy.data());
+            margins.map_or(0, |margins| margins.zones())
+        };
+        let zones_of_extents = extents.iter().map(zones_of).min();
         let header = Header {
             len,
             media_type: self.options.media_type.clone(),
             metadata: self.options.metadata.clone(),
             inline,
         };
+        self.check_time(!extents.is_empty())?;
         let (object, manifest) = self.seal_manifest(extents, &header)?;
         let redundancy = self.options.redundancy;
         let least = self.options.margin.map_or(1, |margin| margin + 1);
@@ -276,6 +286,7 @@ impl Put {
             }
         })?;
         let manifest_margin = manifest_holders.len().saturating_sub(1).min(redundancy.parity());
+        let zones_of_manifest = ZoneMargins::of_copies(&manifest_holders, &members).map_or(0, |m| m.zones());
         count(&self.engine.counters.puts, 1);
         count(&self.engine.counters.bytes_put, len);
         Ok(Receipt {
@@ -283,10 +294,25 @@ impl Put {
             object,
             len,
             margin: extents_margin.map_or(manifest_margin, |margin| margin.min(manifest_margin)),
+            zone_margin: zones_of_extents.map_or(zones_of_manifest, |zones| zones.min(zones_of_manifest)),
             redundancy,
             holders,
             manifest_holders,
         })
+    }
+
+    /// Refuses to name extents that may have been given up because nobody named them for so long.
+    fn check_time(&self, has_extents: bool) -> Result<()> {
+        let (runtime, (began, began_by_wall)) = (&self.engine.runtime, self.stages.began);
+        // A machine that slept has a clock that went on and one that did not.
+        let by_wall = Duration::from_millis(runtime.wall_time().0.saturating_sub(began_by_wall.0));
+        let took = (runtime.now() - began).max(by_wall);
+        if !has_extents || took <= self.engine.put_limit {
+            return Ok(());
+        }
+        let (took, limit) = (took.as_secs() / 3600, self.engine.put_limit.as_secs() / 3600);
+        let text = format!("the put took {took} hours and a put may take {limit}; put it again in parts");
+        Err(Error::new(ErrorKind::NotStored, text))
     }
 
     fn seal_manifest(&self, extents: Vec<WrittenExtent>, header: &Header) -> Result<(ObjectId, Bytes)> {
@@ -429,6 +455,8 @@ struct Stages {
     total: Option<u64>,
     /// Bounds the extents that are under way.
     places: Arc<Semaphore>,
+    /// By both clocks.
+    began: (Instant, Timestamp),
     /// The place of each extent that is under way.
     held: Mutex<BTreeMap<u64, SemaphoreGuardArc>>,
 }

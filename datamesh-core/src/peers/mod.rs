@@ -1,12 +1,13 @@
 //! Whom this node can ask, and how the asking goes: members, liveness, timing, one call at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::care::{Audit, Audits, Detector, NodeState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Refusal, Reply, Request, SignedRecord};
 use crate::id::NodeId;
@@ -14,12 +15,11 @@ use crate::node::Node;
 use crate::placement::{CallClass, Member, MemberTable, Merge, PeerTiming};
 use crate::ports::{DynTransport, Instant, Message, PeerRoute, Runtime};
 
-/// For how long a connected peer that failed to answer is passed over.
-const AVOIDED_FOR: Duration = Duration::from_secs(5);
+/// Messages of fewer bytes say more of the latency of a link than of what it carries.
+const LEAST_MEASURED: usize = 16 << 10;
 
-/// For how long a peer that is not connected is passed over, unless it connects before. The transport goes on dialling
-/// it, so this matters only for transports that do not tell of connections.
-const DOWN_FOR: Duration = Duration::from_secs(60);
+/// With each measurement this part of the earlier best is forgotten.
+const GOODPUT_FADE: u64 = 64;
 
 /// The local node and the peers that it can ask.
 #[derive(Debug)]
@@ -34,13 +34,18 @@ pub(crate) struct Peers {
 }
 
 /// Peers are bounded by the member table, whose limit is `MAX_MEMBERS`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     table: MemberTable,
     timing: BTreeMap<NodeId, PeerTiming>,
-    down: BTreeMap<NodeId, Instant>,
+    detector: Detector,
+    /// The bytes that the fastest link has lately carried in a second.
+    goodput: u64,
     /// How many transports have a connection to each peer, and which is the cheapest.
     routes: BTreeMap<NodeId, Vec<usize>>,
+    audits: BTreeMap<NodeId, Audits>,
+    /// Who sent a wrong proof: what they say to hold counts for nothing.
+    distrusted: BTreeSet<NodeId>,
 }
 
 /// What is known of one peer.
@@ -53,6 +58,8 @@ pub struct NodeStatus {
     pub local: bool,
     /// Whether it is connected, or is this node.
     pub connected: bool,
+    /// What its silence means, if it is silent.
+    pub state: NodeState,
     /// The median latency of its recent answers without a body.
     pub latency: Option<Duration>,
     /// The 95th percentile of its recent answers with a shard.
@@ -61,6 +68,11 @@ pub struct NodeStatus {
     pub successes: u64,
     /// Calls that failed, and wrong answers.
     pub failures: u64,
+    /// What this node's audits of it have shown.
+    pub audits: Audits,
+    /// Whether what it says to hold is believed: one wrong proof ends that, and [`Mesh::trust`](crate::Mesh::trust)
+    /// begins it anew.
+    pub trusted: bool,
 }
 
 impl Peers {
@@ -69,8 +81,18 @@ impl Peers {
         local: NodeId,
         transports: Vec<Arc<dyn DynTransport>>,
         runtime: Arc<dyn Runtime>,
+        grace: Duration,
     ) -> Self {
-        Self { local, node, transports, runtime, state: Mutex::default(), closed: AtomicBool::new(false) }
+        let state = State {
+            table: MemberTable::new(),
+            timing: BTreeMap::new(),
+            detector: Detector::new(grace, runtime.now()),
+            goodput: 0,
+            routes: BTreeMap::new(),
+            audits: BTreeMap::new(),
+            distrusted: BTreeSet::new(),
+        };
+        Self { local, node, transports, runtime, state: Mutex::new(state), closed: AtomicBool::new(false) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -112,13 +134,60 @@ impl Peers {
         members
     }
 
-    /// The members that can hold data and are not known to be down.
+    /// The members that can hold data, are not known to be down, and prove what they hold when they are asked.
     pub(crate) fn live_members(&self) -> Vec<Member> {
         let now = self.runtime.now();
         let state = self.state();
         let mut members = state.table.members();
         members.retain(|member| member.capacity > 0 && state.is_live(&member.node, now));
+        members.retain(|member| member.node == self.local || state.is_reliable(&member.node));
         members
+    }
+
+    /// The members that can hold data, are not gone and are believed: what each has is its own, whether or not it answers.
+    pub(crate) fn present_members(&self) -> Vec<Member> {
+        let now = self.runtime.now();
+        let state = self.state();
+        let mut members = state.table.members();
+        let is_present = |node: &NodeId| {
+            *node == self.local || (!state.detector.is_gone(node, now) && !state.distrusted.contains(node))
+        };
+        members.retain(|member| member.capacity > 0 && is_present(&member.node));
+        members
+    }
+
+    /// The members that offer no capacity any more and are not gone: they may still have what they had.
+    pub(crate) fn leaving_members(&self) -> Vec<NodeId> {
+        let now = self.runtime.now();
+        let state = self.state();
+        let is_leaving = |member: &Member| member.capacity == 0 && !state.detector.is_gone(&member.node, now);
+        state.table.members().into_iter().filter(is_leaving).map(|member| member.node).collect()
+    }
+
+    /// Looks at everybody's silence: says whose state changed, and whom to ask whether it is there.
+    pub(crate) fn tick(&self) -> (Vec<(NodeId, NodeState)>, Vec<NodeId>) {
+        let now = self.runtime.now();
+        let mut state = self.state();
+        let others = state.table.records().map(|signed| signed.record().node);
+        let others = others.filter(|node| *node != self.local);
+        let others: Vec<_> = others.map(|node| (node, state.routes.contains_key(&node))).collect();
+        state.detector.tick(&others, now)
+    }
+
+    /// Records that a peer was asked what it holds, and whether it said it.
+    pub(crate) fn surveyed(&self, node: NodeId, answered: bool) {
+        let now = self.runtime.now();
+        self.state().detector.surveyed(node, now, answered);
+    }
+
+    /// Records a sign of life of a peer: it asked something.
+    pub(crate) fn heard(&self, node: NodeId) {
+        let now = self.runtime.now();
+        let mut state = self.state();
+        // Clients come and go; only members are watched.
+        if state.table.record(&node).is_some() {
+            state.detector.heard(node, now);
+        }
     }
 
     /// Whether a node is not known to be down.
@@ -132,13 +201,16 @@ impl Peers {
 
     /// Records that the transport with this number has a connection to the peer.
     pub(crate) fn connected(&self, transport: usize, node: NodeId) {
+        let now = self.runtime.now();
         let mut state = self.state();
         let routes = state.routes.entry(node).or_default();
         if !routes.contains(&transport) {
             routes.push(transport);
             routes.sort_unstable();
         }
-        state.down.remove(&node);
+        if state.table.record(&node).is_some() {
+            state.detector.heard(node, now);
+        }
     }
 
     /// Records that the transport with this number has lost the peer; says whether no other reaches it.
@@ -151,7 +223,9 @@ impl Peers {
         });
         if gone {
             state.routes.remove(&node);
-            state.down.insert(node, now);
+            if state.table.record(&node).is_some() {
+                state.detector.failed(node, now);
+            }
         }
         gone
     }
@@ -184,6 +258,7 @@ impl Peers {
 
     /// What is known of each member.
     pub(crate) fn statuses(&self) -> Vec<NodeStatus> {
+        let now = self.runtime.now();
         let state = self.state();
         let of = |signed: &SignedRecord| {
             let record = signed.record().clone();
@@ -191,10 +266,13 @@ impl Peers {
             NodeStatus {
                 local: record.node == self.local,
                 connected: record.node == self.local || state.routes.contains_key(&record.node),
+                state: state.state_of(&record.node, self.local, now),
                 latency: timing.and_then(|timing| timing.p50(CallClass::Small)),
                 bulk_latency_p95: timing.and_then(|timing| timing.p95(CallClass::Bulk)),
                 successes: timing.map_or(0, PeerTiming::successes),
                 failures: timing.map_or(0, PeerTiming::failures),
+                audits: state.audits.get(&record.node).copied().unwrap_or_default(),
+                trusted: !state.distrusted.contains(&record.node),
                 record,
             }
         };
@@ -210,7 +288,11 @@ impl Peers {
         } else {
             state.timing.get(node).map_or(Duration::from_millis(1), |timing| timing.score(CallClass::Bulk))
         };
-        if state.is_live(node, now) { base } else { base + Duration::from_secs(60) }
+        if state.is_live(node, now) && !state.distrusted.contains(node) {
+            base
+        } else {
+            base + Duration::from_secs(60)
+        }
     }
 
     /// After how long a second node should be asked too.
@@ -219,6 +301,41 @@ impl Peers {
             .timing
             .get(node)
             .map_or(crate::placement::DEFAULT_HEDGE, |timing| timing.hedge_after(class))
+    }
+
+    /// Records what came of a challenge.
+    pub(crate) fn audited(&self, node: NodeId, audit: Audit) {
+        let mut state = self.state();
+        // Only members are audited, so their number bounds this.
+        if state.table.record(&node).is_some() {
+            let audits = state.audits.entry(node).or_default();
+            *audits = audits.and(audit);
+        }
+    }
+
+    /// What audits have shown of each node.
+    pub(crate) fn audits(&self) -> BTreeMap<NodeId, Audits> {
+        self.state().audits.clone()
+    }
+
+    /// Believes nothing any more that this node says to hold.
+    pub(crate) fn distrust(&self, node: NodeId) {
+        if node != self.local {
+            self.state().distrusted.insert(node);
+        }
+    }
+
+    /// Believes a node again.
+    pub(crate) fn trust(&self, node: NodeId) {
+        let mut state = self.state();
+        state.distrusted.remove(&node);
+        state.audits.remove(&node);
+    }
+
+    /// Whether one more node may be distrusted: where more than a third would be, this node is the likelier culprit.
+    pub(crate) fn may_distrust(&self) -> bool {
+        let members = self.storage_members().len();
+        self.state().distrusted.len() < (members / 3).max(1)
     }
 
     /// Records a wrong answer: bytes that are not what their name says.
@@ -231,7 +348,7 @@ impl Peers {
         let now = self.runtime.now();
         let mut state = self.state();
         state.timing.entry(node).or_default().record_failure();
-        state.down.insert(node, now);
+        state.detector.failed(node, now);
     }
 
     /// Asks a node and waits for its answer, for at most `limit`; the local node is asked directly.
@@ -252,9 +369,12 @@ impl Peers {
             return self.runtime.timeout(limit, self.node.handle(node, request, body)).await;
         }
         let class = class_of(&request, &body);
-        let started = self.runtime.now();
+        let (started, sent) = (self.runtime.now(), body.len());
         let answer = self.carry(node, Message { head: request.encode(), body }, limit).await;
         let answer = answer.and_then(|message| Ok((Reply::decode(&message.head)?, message.body)));
+        if let Ok((_, body)) = &answer {
+            self.note_carried(sent.saturating_add(body.len()), started);
+        }
         self.note(node, class, started, answer.as_ref().err());
         answer.map_err(|error| error.with_node(node))
     }
@@ -275,6 +395,23 @@ impl Peers {
         Err(failed)
     }
 
+    /// Measures a link by what it carried.
+    fn note_carried(&self, bytes: usize, started: Instant) {
+        if bytes < LEAST_MEASURED {
+            return;
+        }
+        let micros = (self.runtime.now() - started).as_micros().max(1);
+        let rate = (bytes as u128).saturating_mul(1_000_000) / micros;
+        let mut state = self.state();
+        let faded = state.goodput - state.goodput / GOODPUT_FADE;
+        state.goodput = faded.max(u64::try_from(rate).unwrap_or(u64::MAX));
+    }
+
+    /// The bytes that the fastest link has lately carried in a second; 0 where nothing was measured.
+    pub(crate) fn goodput(&self) -> u64 {
+        self.state().goodput
+    }
+
     fn note(&self, node: NodeId, class: Option<CallClass>, started: Instant, error: Option<&Error>) {
         let now = self.runtime.now();
         let mut state = self.state();
@@ -285,7 +422,10 @@ impl Peers {
                     Some(class) => timing.record_success(class, now - started),
                     None => timing.record_untimed_success(),
                 }
-                state.down.remove(&node);
+                match class {
+                    Some(CallClass::Small) => state.detector.answered(node, now, now - started),
+                    _ => state.detector.heard(node, now),
+                }
             }
             Some(error) => {
                 timing.record_failure();
@@ -293,7 +433,7 @@ impl Peers {
                     error.kind(),
                     ErrorKind::Unavailable | ErrorKind::TimedOut | ErrorKind::OutcomeUnknown
                 ) {
-                    state.down.insert(node, now);
+                    state.detector.failed(node, now);
                 }
             }
         }
@@ -311,9 +451,20 @@ fn class_of(request: &Request, body: &Bytes) -> Option<CallClass> {
 }
 
 impl State {
+    /// Whether a node may get new shards.
+    fn is_reliable(&self, node: &NodeId) -> bool {
+        !self.distrusted.contains(node) && !self.audits.get(node).is_some_and(Audits::is_poor)
+    }
+
     fn is_live(&self, node: &NodeId, now: Instant) -> bool {
-        let avoided = if self.routes.contains_key(node) { AVOIDED_FOR } else { DOWN_FOR };
-        self.down.get(node).is_none_or(|since| now - *since > avoided)
+        self.detector.is_live(node, now, self.routes.contains_key(node))
+    }
+
+    fn state_of(&self, node: &NodeId, local: NodeId, now: Instant) -> NodeState {
+        if *node == local {
+            return NodeState::Up;
+        }
+        self.detector.state(node, now, self.routes.contains_key(node))
     }
 }
 

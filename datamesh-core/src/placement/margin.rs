@@ -8,7 +8,7 @@ use crate::placement::Member;
 
 /// Steps of the exact search before it settles for a margin that is proved so far. A million steps take about
 /// 16 ms; fourteen holders with any duplicates need at most 2^14.
-const MAX_STEPS: usize = 1 << 20;
+pub(super) const MAX_STEPS: usize = 1 << 20;
 
 /// The greatest f such that any f of the holders may be lost and k distinct shard indexes remain.
 ///
@@ -65,7 +65,13 @@ fn search(holders: &[Indexes], k: usize, certain: usize) -> usize {
 
 /// Whether losing some `losses` of `holders` leaves fewer than k indexes, with those of `kept` kept;
 /// `true` as well when the steps are used up.
-fn may_break(holders: &[Indexes], kept: Indexes, losses: usize, k: usize, steps: &mut usize) -> bool {
+pub(super) fn may_break(
+    holders: &[Indexes],
+    kept: Indexes,
+    losses: usize,
+    k: usize,
+    steps: &mut usize,
+) -> bool {
     // Once k are kept no further loss can matter.
     if kept.len() >= k {
         return false;
@@ -82,27 +88,27 @@ fn may_break(holders: &[Indexes], kept: Indexes, losses: usize, k: usize, steps:
         || may_break(rest, kept.with(first), losses, k, steps)
 }
 
-fn union(holders: &[Indexes]) -> Indexes {
+pub(super) fn union(holders: &[Indexes]) -> Indexes {
     holders.iter().fold(Indexes::default(), Indexes::with)
 }
 
 /// A set of shard indexes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Indexes([u64; 4]);
+pub(super) struct Indexes([u64; 4]);
 
 impl Indexes {
-    fn insert(&mut self, index: u8) {
+    pub(super) fn insert(&mut self, index: u8) {
         if let Some(word) = self.0.get_mut(usize::from(index >> 6)) {
             *word |= 1 << (index & 63);
         }
     }
 
-    fn with(mut self, other: &Self) -> Self {
+    pub(super) fn with(mut self, other: &Self) -> Self {
         self.0.iter_mut().zip(other.0).for_each(|(word, more)| *word |= more);
         self
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 }

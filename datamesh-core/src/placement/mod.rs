@@ -7,14 +7,19 @@
 mod assign;
 mod durability;
 mod margin;
+
 mod members;
+mod plan;
 mod rank;
 mod spread;
 mod timing;
+mod zone_margins;
 
 pub use assign::Assignment;
 pub use durability::{DurabilityModel, DurabilityReport, MAX_NINES, durability};
 pub use margin::{margin, zone_margin};
 pub use members::{MAX_MEMBERS, Member, MemberTable, Merge};
+pub use plan::{Plan, plan};
 pub use rank::{Ranking, rank};
 pub use timing::{CallClass, DEFAULT_HEDGE, HEDGE_RANGE, PeerTiming};
+pub use zone_margins::ZoneMargins;

@@ -1,7 +1,9 @@
 //! Ranking of members for a placement key.
 
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::format::Zone;
 use crate::id::NodeId;
 use crate::placement::Member;
 use crate::planted::{Bug, is_active};
@@ -9,7 +11,7 @@ use crate::ports::Redundancy;
 
 /// Fractional bits of the fixed-point logarithm. Forty resolve draws of thousands of members, whose
 /// winners differ by about one part in the number of members, and leave room for exact products in `u128`.
-const LOG_BITS: u32 = 40;
+pub(super) const LOG_BITS: u32 = 40;
 
 /// The members that can hold data, best first, for one placement key.
 #[derive(Debug, Clone)]
@@ -74,9 +76,35 @@ impl<'a> Ranking<'a> {
         self.members.is_empty()
     }
 
-    /// The holders of a manifest: the m + 1 first-ranked nodes, or all where there are fewer.
+    /// All ranked nodes in the order in which they come to hold a manifest: the first of each zone, then the second
+    /// of each, and so on, within such a round by rank. So the loss of a zone takes no more of them than it must.
+    pub fn manifest_order(&self) -> Vec<NodeId> {
+        let mut seen: BTreeMap<&Zone, usize> = BTreeMap::new();
+        let mut order: Vec<(usize, NodeId)> = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            let round = seen.entry(&member.zone).or_default();
+            order.push((*round, member.node));
+            *round += 1;
+        }
+        order.sort_by_key(|(round, _)| *round);
+        order.into_iter().map(|(_, node)| node).collect()
+    }
+
+    /// The holders of a manifest: the m + 1 first nodes of the [manifest order](Self::manifest_order), or all where
+    /// there are fewer.
     pub fn manifest_holders(&self, redundancy: Redundancy) -> Vec<NodeId> {
-        self.nodes().take(redundancy.parity().saturating_add(1)).collect()
+        let mut order = self.manifest_order();
+        order.truncate(redundancy.parity().saturating_add(1));
+        order
+    }
+
+    /// All ranked nodes in the order in which they are asked for an extent: the holders that the ranking assigns,
+    /// by shard index, then the others by rank.
+    pub fn extent_order(&self, redundancy: Redundancy) -> Vec<NodeId> {
+        let assigned = self.assign(redundancy);
+        let mut seen = BTreeSet::new();
+        let holders = assigned.iter().flat_map(|assigned| assigned.holders().iter().copied());
+        holders.chain(self.nodes()).filter(|node| seen.insert(*node)).collect()
     }
 
     /// The placement key.
@@ -93,17 +121,22 @@ fn draw(key: &[u8; 32], node: &NodeId) -> u64 {
 
 /// The order of two members: by -log(u) / capacity, then by id.
 fn compare((log_a, a): (u64, &Member), (log_b, b): (u64, &Member)) -> Ordering {
+    scores((log_a, a.capacity), (log_b, b.capacity)).then_with(|| a.node.cmp(&b.node))
+}
+
+/// The order of two scores, each a logarithm and the capacity that divides it.
+pub(super) fn scores((log_a, capacity_a): (u64, u64), (log_b, capacity_b): (u64, u64)) -> Ordering {
     // a / x < b / y exactly when a * y < b * x; 47 bits times 64 bits cannot overflow.
-    let left = u128::from(log_a) * u128::from(b.capacity);
-    let right = u128::from(log_b) * u128::from(a.capacity);
-    left.cmp(&right).then_with(|| a.node.cmp(&b.node))
+    let left = u128::from(log_a) * u128::from(capacity_b);
+    let right = u128::from(log_b) * u128::from(capacity_a);
+    left.cmp(&right)
 }
 
 /// -log2((draw + 1) / 2^64) with [`LOG_BITS`] fractional bits.
 ///
 /// The whole part is the position of the highest bit; each squaring of the mantissa, a number in [1, 2),
 /// then yields one more binary digit of its logarithm.
-fn negative_log2(draw: u64) -> u64 {
+pub(super) fn negative_log2(draw: u64) -> u64 {
     const ONE: u128 = 1 << 63;
     let number = u128::from(draw) + 1;
     let whole = number.ilog2();
@@ -154,6 +187,29 @@ mod tests {
         let ranking = rank(&key(1), &members);
         assert_eq!(ranking.len(), 3);
         assert!(!ranking.nodes().any(|n| n == node(2)));
+    }
+
+    #[test]
+    fn manifests_and_extents_are_looked_for_where_they_should_be() {
+        let all = members(9, 3);
+        for i in 0..100 {
+            let key = key(i);
+            let ranking = rank(&key, &all);
+            let zones = |nodes: &[NodeId]| {
+                let zone = |node: &NodeId| all.iter().find(|m| m.node == *node).unwrap().zone.clone();
+                nodes.iter().map(zone).collect::<BTreeSet<_>>().len()
+            };
+            let order = ranking.manifest_order();
+            assert!(order.chunks(3).all(|round| zones(round) == 3));
+            assert_eq!(order[0], ranking.members()[0].node);
+            assert_eq!(ranking.manifest_holders(Redundancy::STANDARD), order[..3]);
+            let order = ranking.extent_order(Redundancy::STANDARD);
+            assert_eq!(order[..6], *ranking.assign(Redundancy::STANDARD).unwrap().holders());
+            assert_eq!(order.iter().collect::<BTreeSet<_>>().len(), 9);
+        }
+        let one_zone = members(9, 1);
+        let ranking = rank(&[1; 32], &one_zone);
+        assert!(ranking.manifest_order().into_iter().eq(ranking.nodes()));
     }
 
     #[test]

@@ -32,11 +32,13 @@ pub enum Table {
     Operations,
     /// Work to be done later: repairs, removals to spread.
     Work,
+    /// Which objects name an extent: extent id, then object id.
+    ExtentUses,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Node,
         Self::Members,
         Self::Manifests,
@@ -45,6 +47,7 @@ impl Table {
         Self::Tombstones,
         Self::Operations,
         Self::Work,
+        Self::ExtentUses,
     ];
 
     /// The name under which a store keeps it.
@@ -58,6 +61,7 @@ impl Table {
             Self::Tombstones => "tombstones",
             Self::Operations => "operations",
             Self::Work => "work",
+            Self::ExtentUses => "extent_uses",
         }
     }
 }

@@ -15,6 +15,8 @@ pub enum Misfortune {
     Crash,
     /// It is shut down in good order, and comes back.
     Stop,
+    /// Its process dies and stays away for so long that others take over what it held; then it comes back with all of it.
+    Away,
     /// It stands still for a while.
     Freeze,
     /// It is cut off from all others.
@@ -51,9 +53,10 @@ pub enum Misfortune {
 
 impl Misfortune {
     /// Every one.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Crash,
         Self::Stop,
+        Self::Away,
         Self::Freeze,
         Self::Isolate,
         Self::Mute,
@@ -77,6 +80,7 @@ impl Misfortune {
         match self {
             Self::Crash => "crash",
             Self::Stop => "stop",
+            Self::Away => "away",
             Self::Freeze => "freeze",
             Self::Isolate => "isolate",
             Self::Mute => "mute",
@@ -112,7 +116,7 @@ impl Misfortune {
 pub(super) struct Atlas {
     /// How many nodes may be lost at a time.
     pub(super) margin: usize,
-    /// The nodes that may lose data for good.
+    /// The nodes whose shards may decay.
     pub(super) fragile: BTreeSet<usize>,
     /// Whether more nodes may be lost for a while than the margin allows.
     pub(super) storm: bool,
@@ -145,7 +149,8 @@ impl Atlas {
     ) -> Option<(Misfortune, usize)> {
         let kind = *draws.pick(&self.kinds)?;
         let unwell = model.unwell_now();
-        let candidates: Vec<usize> = if kind.is_lasting() {
+        // Decay stays until a scrub finds it; a lost disk is made good by care, and then others may be lost.
+        let candidates: Vec<usize> = if kind.is_lasting() && kind != Misfortune::Wipe {
             self.fragile.iter().copied().filter(|node| !unwell.contains(node)).collect()
         } else {
             (0..nodes).filter(|node| !unwell.contains(node)).collect()
@@ -155,7 +160,8 @@ impl Atlas {
         lost.extend(unwell);
         lost.insert(node);
         let allowed = lost.len() <= self.margin || (self.storm && !kind.is_lasting());
-        (allowed || !kind.impairs()).then_some((kind, node))
+        let harmless = !kind.impairs() && !kind.is_lasting();
+        (allowed || harmless).then_some((kind, node))
     }
 
     /// How long something lasts.

@@ -8,7 +8,7 @@ use crate::error::{ErrorKind, Result};
 use crate::format::{Layout, StoredExtent};
 use crate::id::{ExtentId, NodeId, ObjectId, ShardId};
 use crate::mesh::Mesh;
-use crate::placement::margin;
+use crate::placement::{Member, margin, rank};
 use crate::ports::Table;
 use crate::sim::mesh::SimMesh;
 use crate::sim::model::{Model, Object, State};
@@ -137,7 +137,7 @@ pub(super) fn i8_margins_are_as_acknowledged(sim: &SimMesh, model: &Model) -> Ch
     for (id, object) in model.objects.iter().filter(|(_, object)| object.state == State::Stored) {
         let lost = model.damaged_holders(object).len();
         let Some(least) = object.margin.checked_sub(lost) else { continue };
-        let manifests = holders_of_manifest(sim, id);
+        let manifests = holders_of_manifest(sim, id).len();
         if manifests <= least {
             let (said, name) = (object.margin, id.fmt_short());
             return Err(format!(
@@ -158,10 +158,67 @@ pub(super) fn i8_margins_are_as_acknowledged(sim: &SimMesh, model: &Model) -> Ch
     Ok(())
 }
 
-fn holders_of_manifest(sim: &SimMesh, object: &ObjectId) -> usize {
+/// Every stored object has on the disks the margin that the members can give. Decay is not counted, for only a scrub
+/// finds it.
+pub(super) fn i8_margins_are_restored(sim: &SimMesh, model: &Model) -> Check {
+    let members = members(sim);
+    let mut kept: BTreeMap<ExtentId, (Layout, Held)> = BTreeMap::new();
+    for node in 0..sim.len() {
+        for (extent, record) in stored_extents(sim, node) {
+            let Ok(layout) = Layout::decode(&record.layout) else { continue };
+            let there = |index: &u8| absent_shards(sim, node, &layout, *index) == 0;
+            let indexes = record.indexes.iter().copied().filter(there).collect();
+            kept.entry(extent).or_insert((layout, Vec::new())).1.push((node, indexes));
+        }
+    }
+    let stands =
+        |object: &Object| object.state == State::Stored && model.is_promised(object, &BTreeSet::new());
+    for (id, object) in model.objects.iter().filter(|(_, object)| stands(object)) {
+        let name = id.fmt_short();
+        for extent in &object.extents {
+            let Some((layout, holders)) = kept.get(extent) else { return Err(format!("{name} is lost")) };
+            let best = rank(layout.placement.as_bytes(), &members).best_margin(layout.redundancy);
+            let now =
+                margin(holders, layout.redundancy.data()).map(|now| now.min(layout.redundancy.parity()));
+            if now < best {
+                let extent = extent.fmt_short();
+                return Err(format!("object {name} has {now:?} of {best:?}: extent {extent} on {holders:?}"));
+            }
+        }
+        let (holders, wanted) = (holders_of_manifest(sim, id), object.redundancy.parity() + 1);
+        if holders.len() < wanted.min(members.len()) {
+            return Err(format!("object {name} has {wanted} manifests on {holders:?} only"));
+        }
+    }
+    Ok(())
+}
+
+/// The members that can hold data, as the first node that is up knows them.
+fn members(sim: &SimMesh) -> Vec<Member> {
+    let records = (0..sim.len()).find_map(|node| sim.mesh(node).ok()).map(|mesh| mesh.nodes());
+    let member = |status: crate::peers::NodeStatus| Member {
+        node: status.record.node,
+        zone: status.record.zone,
+        capacity: status.record.capacity,
+    };
+    let mut members: Vec<Member> = records.into_iter().flatten().map(member).collect();
+    members.retain(|member| member.capacity > 0);
+    members
+}
+
+/// How many segments' shards with this index are not on a node's disk, whole or decayed.
+fn absent_shards(sim: &SimMesh, node: usize, layout: &Layout, index: u8) -> usize {
+    let Ok(medium) = sim.medium(node) else { return usize::MAX };
+    let medium = lock(&medium);
+    let ids =
+        (0..usize::from(layout.segments)).filter_map(|segment| layout.shard(segment, usize::from(index)));
+    ids.filter(|id| medium.blob(id).is_none()).count()
+}
+
+fn holders_of_manifest(sim: &SimMesh, object: &ObjectId) -> Vec<usize> {
     let key = (Table::Manifests, Bytes::copy_from_slice(object.as_bytes()));
     let has = |node: &usize| sim.medium(*node).is_ok_and(|medium| lock(&medium).records().contains_key(&key));
-    (0..sim.len()).filter(has).count()
+    (0..sim.len()).filter(has).collect()
 }
 
 /// Nothing stays on the disks of an object whose removal reached everybody.

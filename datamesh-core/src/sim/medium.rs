@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::id::ShardId;
+use crate::id::{ID_LEN, ShardId};
 use crate::ports::{BatchStep, Table};
 use crate::sim::draws::Draws;
 
@@ -19,6 +19,8 @@ pub(super) struct Medium {
     unsynced: BTreeMap<u64, ShardId>,
     /// Blobs whose bytes were altered by a fault.
     damaged: BTreeSet<ShardId>,
+    /// Blobs that are gone and given out as if they were there, with the bytes of another of the same extent.
+    forged: BTreeSet<ShardId>,
     /// How many bytes it takes in all.
     pub(super) capacity: u64,
     /// How many times as long as usual everything takes.
@@ -36,6 +38,7 @@ impl Medium {
             writes: 0,
             unsynced: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            forged: BTreeSet::new(),
             capacity,
             slowness: 1,
             failing: false,
@@ -112,6 +115,7 @@ impl Medium {
 
     fn delete_blob(&mut self, id: &ShardId) {
         self.damaged.remove(id);
+        self.forged.remove(id);
         if let Some(bytes) = self.blobs.remove(id) {
             self.used = self.used.saturating_sub(bytes.len() as u64);
         }
@@ -154,6 +158,36 @@ impl Medium {
             *blob = bytes.freeze();
             self.damaged.insert(*id);
         }
+    }
+
+    /// Loses so many blobs and says nothing: who asks for one gets the bytes of another one of the same extent.
+    pub(super) fn forge(&mut self, count: usize, draws: &mut Draws) {
+        let mut by_extent: BTreeMap<Bytes, Vec<ShardId>> = BTreeMap::new();
+        for (key, _) in self.table(Table::ShardUses) {
+            let (shard, extent) = key.split_at(key.len().min(ID_LEN));
+            if let Ok(shard) = shard.try_into().map(ShardId::from_bytes) {
+                by_extent.entry(Bytes::copy_from_slice(extent)).or_default().push(shard);
+            }
+        }
+        let pairs =
+            by_extent.values().flat_map(|shards| shards.iter().copied().zip(shards.iter().copied().skip(1)));
+        let pairs: Vec<(ShardId, ShardId)> = pairs.collect();
+        for (lost, other) in draws.subset(&pairs, count) {
+            if let Some(bytes) = self.blobs.get(&other).cloned() {
+                self.blobs.insert(lost, bytes);
+                self.forged.insert(lost);
+            }
+        }
+    }
+
+    /// Whether a blob is given out without a look at what it is.
+    pub(super) fn is_forged(&self, id: &ShardId) -> bool {
+        self.forged.contains(id)
+    }
+
+    /// How many blobs are not what their names say.
+    pub(super) fn rotten(&self) -> usize {
+        self.blobs.iter().filter(|(id, bytes)| ShardId::of(bytes) != **id).count()
     }
 
     /// Puts the bytes of one blob in the place of another's, where there are two.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::care::CareOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{NodeRecord, Zone};
 use crate::id::NodeId;
@@ -60,6 +61,7 @@ pub struct SimBuilder {
     redundancy: Redundancy,
     segment_bytes: u32,
     limits: Limits,
+    care: CareOptions,
     link: Link,
     disk: Disk,
     trace: bool,
@@ -77,6 +79,7 @@ impl SimBuilder {
             redundancy: Redundancy::STANDARD,
             segment_bytes: crate::format::DEFAULT_SEGMENT_LEN,
             limits: Limits::default(),
+            care: CareOptions::default(),
             link: Link::default(),
             disk: Disk::default(),
             trace: false,
@@ -111,6 +114,12 @@ impl SimBuilder {
     /// Bounds on what each node takes for itself.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// How each node cares for what it keeps.
+    pub fn care(mut self, options: CareOptions) -> Self {
+        self.care = options;
         self
     }
 
@@ -497,6 +506,7 @@ impl SimMesh {
             .redundancy(options.redundancy)
             .segment_bytes(options.segment_bytes)
             .limits(options.limits.clone())
+            .care(options.care.clone())
             .zone(slot.zone.clone())
             .capacity(slot.capacity))
     }
@@ -567,6 +577,26 @@ impl SimMesh {
     /// Turns a bit in each of so many shards on a node's disk, as decay does.
     pub fn flip_bits(&self, node: usize, shards: usize) {
         self.damage(node, "flip", |medium, draws| medium.flip_bits(shards, draws));
+    }
+
+    /// Makes a node hostile: it loses so many shards, says that it has them, and answers with the bytes of others.
+    pub fn forge(&self, node: usize, shards: usize) {
+        self.damage(node, "forge", |medium, draws| medium.forge(shards, draws));
+    }
+
+    /// How many shards are on a node's disk.
+    pub fn shards(&self, node: usize) -> usize {
+        self.medium(node).map_or(0, |medium| lock(&medium).blobs_after(None).count())
+    }
+
+    /// How many shards on a node's disk are not what their names say.
+    pub fn rotten_shards(&self, node: usize) -> usize {
+        self.medium(node).map_or(0, |medium| lock(&medium).rotten())
+    }
+
+    /// How many records of a table are on a node's disk.
+    pub fn records(&self, node: usize, table: Table) -> usize {
+        self.medium(node).map_or(0, |medium| lock(&medium).table(table).count())
     }
 
     /// Puts one shard on a node's disk where another should be, as a misdirected write does.
@@ -678,6 +708,13 @@ impl SimMesh {
         let clock = self.with(node, |slot| Arc::clone(&slot.clock));
         if let Ok(clock) = clock {
             clock.drift_ppm.store(parts_per_million, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets the zone that a node will declare when it is opened next.
+    pub fn rezone(&self, node: usize, zone: &str) {
+        if let Ok(zone) = zone.parse() {
+            drop(self.with(node, |slot| slot.zone = zone));
         }
     }
 

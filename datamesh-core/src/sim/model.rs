@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::format::{Capability, Extents, Manifest, StoredManifest};
 use crate::id::{ExtentId, ObjectId};
 use crate::object::Receipt;
-use crate::ports::Table;
+use crate::ports::{Redundancy, Table};
 use crate::sim::mesh::SimMesh;
 use crate::sim::world::lock;
 
@@ -33,12 +33,35 @@ pub(super) struct Object {
     pub(super) capability: Capability,
     pub(super) content: Bytes,
     pub(super) margin: usize,
+    pub(super) redundancy: Redundancy,
     /// The nodes that acknowledged shards or the manifest.
     pub(super) holders: BTreeSet<usize>,
     pub(super) extents: Vec<ExtentId>,
     pub(super) state: State,
     /// When its put began: damage from then on counts.
     begun: Duration,
+    /// When it was acknowledged.
+    stored: Duration,
+    /// Whether more was lost at some time than its margin allows, so that nothing is promised any more.
+    forfeited: bool,
+}
+
+/// Something that a node lost or altered for good.
+#[derive(Debug)]
+struct Damage {
+    at: Duration,
+    node: usize,
+    /// Whether care can find it and make it good: a lost disk, but not decay, which only a scrub finds.
+    is_loss: bool,
+    /// When all margins were last seen to be full.
+    made_good: Option<Duration>,
+}
+
+impl Damage {
+    fn counts_for(&self, object: &Object) -> bool {
+        // What was stored after the last look may have lost something that was not looked at.
+        self.at >= object.begun && self.made_good.is_none_or(|at| at < object.stored)
+    }
 }
 
 /// See the module.
@@ -47,8 +70,7 @@ pub(super) struct Model {
     pub(super) objects: BTreeMap<ObjectId, Object>,
     /// Puts that may have stored something or not.
     pub(super) unknown_puts: usize,
-    /// When each node lost or altered something for good.
-    damage: Vec<(Duration, usize)>,
+    damage: Vec<Damage>,
     /// Nodes that are not well now, by how many misfortunes.
     unwell: BTreeMap<usize, usize>,
     /// When each node was last unwell.
@@ -60,16 +82,40 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn damaged(&mut self, node: usize, at: Duration) {
-        self.damage.push((at, node));
+    pub(super) fn damaged(&mut self, node: usize, at: Duration, is_loss: bool) {
+        self.damage.push(Damage { at, node, is_loss, made_good: None });
+    }
+
+    /// Whether some loss may still have to be made good.
+    pub(super) fn has_losses(&self) -> bool {
+        self.damage.iter().any(|damage| damage.is_loss && damage.made_good.is_none())
+    }
+
+    /// All margins were seen to be full.
+    pub(super) fn made_good(&mut self, now: Duration) {
+        let nobody = BTreeSet::new();
+        let stands = |object: &Object| self.is_promised(object, &nobody);
+        let forfeited: Vec<ObjectId> =
+            self.objects.iter().filter(|(_, object)| !stands(object)).map(|(id, _)| *id).collect();
+        for id in forfeited {
+            if let Some(object) = self.objects.get_mut(&id) {
+                object.forfeited = true;
+            }
+        }
+        self.damage
+            .iter_mut()
+            .filter(|damage| damage.is_loss)
+            .for_each(|damage| damage.made_good = Some(now));
     }
 
     pub(super) fn was_ever_damaged(&self, node: usize) -> bool {
-        self.damage.iter().any(|(_, damaged)| *damaged == node)
+        self.damage.iter().any(|damage| damage.node == node)
     }
 
+    /// The nodes whose damage has not been made good.
     pub(super) fn damaged_nodes(&self) -> BTreeSet<usize> {
-        self.damage.iter().map(|(_, node)| *node).collect()
+        let lasting = self.damage.iter().filter(|damage| damage.made_good.is_none());
+        lasting.map(|damage| damage.node).collect()
     }
 
     pub(super) fn unwell(&mut self, node: usize) {
@@ -98,17 +144,17 @@ impl Model {
         recovered.chain(self.unwell.keys().copied()).collect()
     }
 
-    /// The holders of an object that have lost or altered something since it was put.
+    /// The nodes that have lost or altered something since an object was put, which was not made good. Shards move, so
+    /// any of them may be a holder.
     pub(super) fn damaged_holders(&self, object: &Object) -> BTreeSet<usize> {
-        let late = self.damage.iter().filter(|(at, _)| *at >= object.begun).map(|(_, node)| *node);
-        late.filter(|node| object.holders.contains(node)).collect()
+        self.damage.iter().filter(|damage| damage.counts_for(object)).map(|damage| damage.node).collect()
     }
 
     /// Whether the promise of an object's margin still stands when these nodes are lost too.
     pub(super) fn is_promised(&self, object: &Object, also: &BTreeSet<usize>) -> bool {
         let mut lost = self.damaged_holders(object);
-        lost.extend(also.intersection(&object.holders));
-        lost.len() <= object.margin
+        lost.extend(also);
+        !object.forfeited && lost.len() <= object.margin
     }
 
     /// Takes an acknowledged put in.
@@ -118,10 +164,13 @@ impl Model {
             capability: receipt.capability.clone(),
             content,
             margin: receipt.margin,
+            redundancy: receipt.redundancy,
             holders: names.filter_map(|id| sim.number_of(id)).collect(),
             extents: extents_of(sim, receipt),
             state: State::Stored,
             begun,
+            stored: sim.now(),
+            forfeited: false,
         };
         self.objects.insert(receipt.object, object);
     }

@@ -37,6 +37,9 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// The longest pause between two misfortunes.
 const CALM: Duration = Duration::from_secs(60);
 
+/// How long a node is away when it counts as gone meanwhile.
+const LONG: (Duration, Duration) = (Duration::from_secs(630), Duration::from_secs(1200));
+
 /// How often a node is opened again before it counts as lost for good.
 const RESTARTS: usize = 60;
 
@@ -351,6 +354,7 @@ impl Play {
         let mut running = Vec::new();
         while self.sim.now() < end && lock(&self.broken).is_none() {
             self.sim.sleep(draws.time(Duration::ZERO, CALM)).await;
+            self.look_whether_care_keeps_up();
             let chosen = self.atlas.choose(draws, &self.model(), self.sim.len());
             let Some((kind, node)) = chosen else { continue };
             *lock(&self.summary).misfortunes.entry(kind.name()).or_default() += 1;
@@ -362,10 +366,19 @@ impl Play {
         }
     }
 
+    /// Once care has made all losses good, others may be lost.
+    fn look_whether_care_keeps_up(&self) {
+        let mut model = self.model();
+        if model.has_losses() && must::i8_margins_are_restored(&self.sim, &model).is_ok() {
+            model.made_good(self.sim.now());
+            *lock(&self.summary).operations.entry("losses: made good".into()).or_default() += 1;
+        }
+    }
+
     async fn befall(self: Arc<Self>, kind: Misfortune, node: usize, mut draws: Draws) {
         let now = self.sim.now();
         if kind.is_lasting() {
-            self.model().damaged(node, now);
+            self.model().damaged(node, now, kind == Misfortune::Wipe);
         }
         if kind == Misfortune::Lie {
             self.model().liars.insert(node);
@@ -392,6 +405,10 @@ impl Play {
             Misfortune::Stop => {
                 drop(sim.stop(node).await);
                 sim.sleep(lasts).await;
+            }
+            Misfortune::Away => {
+                sim.crash(node);
+                sim.sleep(draws.time(LONG.0, LONG.1)).await;
             }
             Misfortune::Freeze => {
                 sim.freeze(node);
@@ -514,6 +531,10 @@ impl Play {
         }
         for node in 0..self.sim.len() {
             let Ok(mesh) = self.sim.mesh(node) else { continue };
+            // Who lied is honest again, and its users believe it.
+            for status in mesh.nodes() {
+                drop(mesh.trust(status.record.node).await);
+            }
             let waited = mesh.wait_for_nodes(self.sim.len(), Duration::from_secs(120)).await;
             let check = waited.map_err(|error| format!("{error:?}"));
             self.must("liveness_nodes_reconnect", &format!("node {node}"), check);
@@ -524,7 +545,7 @@ impl Play {
     pub(super) fn most_under_way(&self) -> usize {
         let plain = usize::try_from(self.segment_bytes).unwrap_or(0) + crate::format::TAG_LEN;
         let stripe = crate::format::shard_len(plain, self.redundancy) * self.redundancy.total();
-        self.limits.memory_bytes + 2 * CLIENTS * stripe
+        self.limits.memory_bytes + 2 * (CLIENTS + 1) * stripe
     }
 
     pub(super) fn segment_bytes(&self) -> u32 {

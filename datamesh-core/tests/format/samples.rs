@@ -154,8 +154,13 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::ReadManifest { object },
         Request::Describe { extents: vec![extent] },
         Request::RemoveObject { object, secret: secret.clone() },
-        Request::RemoveExtents { extents: vec![extent], secret },
+        Request::RemoveExtents { extents: vec![extent], secret: secret.clone() },
         Request::Recheck { shard },
+        Request::Survey { extents: vec![extent, extent], objects: vec![object] },
+        Request::Keep { extents: vec![extent], indexes: vec![vec![1, 4]], objects: vec![object] },
+        Request::Named { extents: vec![extent, extent] },
+        Request::Removals { removals: vec![Removed { id: [6; 32], secret }] },
+        Request::Prove { shard, nonce: [7; 16] },
     ]
 }
 
@@ -169,5 +174,15 @@ pub(crate) fn replies() -> Vec<Reply> {
         Reply::Removed,
         Reply::Failed { refusal: Refusal::Full, text: "95 % of the volume is taken".into() },
         Reply::Failed { refusal: Refusal::Unknown(900), text: String::new() },
+        Reply::Surveyed {
+            possessions: vec![
+                Possession::Absent,
+                Possession::Held(vec![0, 5]),
+                Possession::Removed,
+                Possession::Held(vec![]),
+            ],
+        },
+        Reply::Named { named: vec![true, false] },
+        Reply::Noted { store: [7; 16] },
     ]
 }

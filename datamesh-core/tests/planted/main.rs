@@ -11,10 +11,25 @@
     reason = "tests fail by panicking, print what they did, and run seeds on threads"
 )]
 
+#[path = "../sim/audit.rs"]
+#[allow(dead_code, reason = "shared with the simulator's other tests")]
+mod audit;
 mod hostile;
 #[path = "../sim/parts.rs"]
 #[allow(dead_code, reason = "shared with the simulator's other tests")]
 mod parts;
+#[path = "../sim/removal.rs"]
+#[allow(dead_code, reason = "shared with the simulator's other tests")]
+mod removal;
+#[path = "../sim/scrub.rs"]
+#[allow(dead_code, reason = "shared with the simulator's other tests")]
+mod scrub;
+#[path = "../sim/stories.rs"]
+#[allow(dead_code, reason = "shared with the simulator's other tests")]
+mod stories;
+#[path = "../sim/story.rs"]
+#[allow(dead_code, reason = "shared with the simulator's other tests")]
+mod story;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,6 +64,29 @@ const FOUND_BY_HOSTILE_WRITERS: [(Bug, Scenario); 3] = [
     (Bug::DeleteSharedShard, hostile::shards_of_two_objects),
     (Bug::SkipRebuiltCheck, hostile::two_objects_in_one),
     (Bug::SkipLastFlag, hostile::an_end_too_soon),
+];
+
+/// What care does wrong, each with the story that must find it and the seeds within which it must.
+const FOUND_BY_CARE: [(Bug, &str, Story, u64); 7] = [
+    (Bug::SuspectIsGone, "a lost node", stories::lost_node, 3),
+    (Bug::UnreachableIsAbsent, "restarts", stories::restarts, 3),
+    (Bug::EveryHolderRepairs, "a slow repair", stories::slow_repair, 3),
+    (Bug::RepairedBeforeCommit, "a repair at once", stories::at_once, 3),
+    (Bug::DeleteBeforeVerify, "a full newcomer", stories::full_newcomer, 3),
+    (Bug::PingPong, "an unsteady node", stories::unsteady_node, 3),
+    (Bug::IgnoreRepairBudget, "a slow repair", stories::slow_repair, 3),
+];
+
+/// Tells a story with a seed; an error says what did not hold.
+type Story = fn(u64) -> Result<(), String>;
+
+/// What takes longer than a campaign, or is not done in one: each with the story that must find it, and the seeds within
+/// which it must.
+const FOUND_BY_STORIES: [(Bug, Scenario, u64); 4] = [
+    (Bug::AcceptAnyProof, audit::a_tenth_is_missed_within_a_day, 1),
+    (Bug::ScrubKeepsRotten, scrub::rotten_shards_come_back, 1),
+    (Bug::DropTombstoneSoon, removal::who_was_away_learns_of_removals, 3),
+    (Bug::UnreachableIsAbsent, removal::extents_without_a_manifest_go, 3),
 ];
 
 /// Plays with a seed, and says what was broken.
@@ -127,5 +165,31 @@ fn hostile_writers_find_theirs() {
         drop(planted);
         println!("{:<26} {:<34} 0     1", format!("{bug:?}"), found.as_deref().unwrap_or("NOTHING"));
         assert!(found.is_some(), "nothing found {bug:?}");
+    }
+}
+
+#[test]
+fn stories_of_care_find_theirs() {
+    for (bug, name, story, seeds) in FOUND_BY_CARE {
+        let planted = plant(bug);
+        let found = (0..seeds).find_map(|seed| story(seed).err().map(|text| (seed, text)));
+        drop(planted);
+        let bug = format!("{bug:?}");
+        let (seed, text) = found.unwrap_or_else(|| panic!("{name} did not find {bug} with {seeds} seeds"));
+        println!("{bug:<26} {name:<34} {seed:<5} {seeds}  {text}");
+    }
+}
+
+#[test]
+fn stories_find_theirs() {
+    for (bug, play, seeds) in FOUND_BY_STORIES {
+        let planted = plant(bug);
+        let found = (0..seeds).find_map(|seed| play(seed).map(|broken| (seed, broken)));
+        drop(planted);
+        let name = format!("{bug:?}");
+        match found {
+            Some((seed, broken)) => println!("{name:<26} {seed:<5} {seeds:<5} {broken}"),
+            None => panic!("nothing found {bug:?}"),
+        }
     }
 }

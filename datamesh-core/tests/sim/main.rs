@@ -7,6 +7,13 @@
     reason = "tests fail by panicking, print what they did, and run seeds on threads"
 )]
 
+mod audit;
 mod campaigns;
+mod care;
 mod first;
 mod parts;
+mod removal;
+mod scrub;
+mod stories;
+mod story;
+mod upkeep;

@@ -41,6 +41,7 @@ pub(crate) fn rows(table: Table) -> Rows {
         Table::Tombstones => "records_tombstones",
         Table::Operations => "records_operations",
         Table::Work => "records_work",
+        Table::ExtentUses => "records_extent_uses",
         other => other.name(),
     })
 }

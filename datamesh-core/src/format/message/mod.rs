@@ -7,11 +7,15 @@ use crate::error::Result;
 use crate::format::cbor::{Reader, Writer};
 use crate::format::record::MAX_RECORD_LEN;
 
+mod removals;
 mod reply;
 mod request;
+mod survey;
 
+pub use removals::{MAX_REMOVALS, Removed};
 pub use reply::{Refusal, Reply};
 pub use request::Request;
+pub use survey::{MAX_SURVEYED, Possession};
 
 /// The most node records of one message; a mesh of more exchanges them in pages. All of them must
 /// still fit a head of 1 MiB.

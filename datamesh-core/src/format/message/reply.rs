@@ -4,8 +4,11 @@ use bytes::Bytes;
 use minicbor::Encoder;
 
 use crate::error::{ErrorKind, Result};
+use crate::format::StoreName;
 use crate::format::cbor::{Reader, Unknown};
 use crate::format::layout::MAX_SHARDS_OF_LAYOUT;
+use crate::format::message::removals::read_named;
+use crate::format::message::survey::{Possession, read_possessions, write_possessions};
 use crate::format::message::{
     KIND_KEY, MAX_EXTENTS_DESCRIBED, MAX_REFUSAL_TEXT_LEN, Written, check_indexes, open, read_records,
     write_records,
@@ -32,6 +35,21 @@ pub enum Reply {
     Described {
         /// The indexes of which it holds every segment's shard, ascending; `None` where it knows nothing of the extent.
         held: Vec<Option<Vec<u8>>>,
+    },
+    /// What the node has: of each extent and then of each object, in the order asked.
+    Surveyed {
+        /// Of each, what it has.
+        possessions: Vec<Possession>,
+    },
+    /// Whether a manifest that this node has names each of the extents, in the order asked.
+    Named {
+        /// The answers, at most 1024.
+        named: Vec<bool>,
+    },
+    /// The removals are noted, and will hold as long as this store does.
+    Noted {
+        /// The name of the store.
+        store: StoreName,
     },
     /// Proved: this node does not hold it.
     Absent,
@@ -109,6 +127,13 @@ impl Reply {
             }
             Self::Members { records } => writer.field(2, |encoder| write_records(encoder, records)),
             Self::Described { held } => writer.field(2, |encoder| write_held(encoder, held)),
+            Self::Surveyed { possessions } => {
+                writer.field(2, |encoder| write_possessions(encoder, possessions));
+            }
+            Self::Named { named } => {
+                writer.bytes(2, &named.iter().map(|named| u8::from(*named)).collect::<Vec<_>>());
+            }
+            Self::Noted { store } => writer.bytes(2, store),
             Self::Failed { refusal, text } => {
                 writer.uint(2, u64::from(refusal.code()));
                 writer.text(3, shorten(text));
@@ -140,6 +165,9 @@ impl Reply {
             Self::Absent => "absent",
             Self::Removed => "removed",
             Self::Failed { .. } => "failed",
+            Self::Surveyed { .. } => "surveyed",
+            Self::Named { .. } => "named",
+            Self::Noted { .. } => "noted",
         }
     }
 
@@ -152,6 +180,9 @@ impl Reply {
             Self::Absent => 5,
             Self::Removed => 6,
             Self::Failed { .. } => 7,
+            Self::Surveyed { .. } => 8,
+            Self::Named { .. } => 9,
+            Self::Noted { .. } => 10,
         }
     }
 
@@ -169,6 +200,9 @@ impl Reply {
                 refusal: Refusal::from_code(reader.uint(2, "refusal")?),
                 text: read_refusal_text(reader)?,
             },
+            8 => Self::Surveyed { possessions: read_possessions(reader)? },
+            9 => Self::Named { named: read_named(reader)? },
+            10 => Self::Noted { store: reader.array(2, "store")? },
             _ => return Err(reader.unsupported(&format!("code {code}"))),
         })
     }

@@ -3,10 +3,14 @@
 use bytes::Bytes;
 
 use crate::error::{ErrorKind, Result};
+use crate::format::ProofNonce;
 use crate::format::cbor::{Reader, Unknown};
 use crate::format::keys::RemovalSecret;
+use crate::format::message::removals::read_removals;
+use crate::format::message::survey::{MAX_SURVEYED, read_index_lists, write_index_lists};
 use crate::format::message::{
-    KIND_KEY, MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, check_indexes, open, read_records, write_records,
+    KIND_KEY, MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, MAX_REMOVALS, Removed, check_indexes, open,
+    read_records, write_records,
 };
 use crate::id::{ExtentId, ObjectId, OperationId, ShardId};
 use crate::ports::MAX_HEAD_LEN;
@@ -83,6 +87,39 @@ pub enum Request {
         /// The shard.
         shard: ShardId,
     },
+    /// Say what you have of these, in brief.
+    Survey {
+        /// Extents, at most 1024.
+        extents: Vec<ExtentId>,
+        /// Objects whose manifests are meant, at most 1024.
+        objects: Vec<ObjectId>,
+    },
+    /// I am about to give these up, because you have them: keep them.
+    Keep {
+        /// Extents, at most 1024.
+        extents: Vec<ExtentId>,
+        /// The shard indexes that are meant of each of them, in ascending order.
+        indexes: Vec<Vec<u8>>,
+        /// Objects whose manifests are meant, at most 1024.
+        objects: Vec<ObjectId>,
+    },
+    /// Does a manifest that you have name these extents?
+    Named {
+        /// The extents, at most 1024.
+        extents: Vec<ExtentId>,
+    },
+    /// These were removed, perhaps while you were away.
+    Removals {
+        /// What was removed, at most 1024.
+        removals: Vec<Removed>,
+    },
+    /// Prove that you hold a shard.
+    Prove {
+        /// The shard.
+        shard: ShardId,
+        /// What picks the chunk that is to be shown.
+        nonce: ProofNonce,
+    },
 }
 
 impl Request {
@@ -111,6 +148,24 @@ impl Request {
             Self::RemoveExtents { extents, secret } => {
                 writer.names(2, extents.iter().map(ExtentId::as_bytes));
                 writer.bytes(3, secret.as_bytes());
+            }
+            Self::Survey { extents, objects } => {
+                writer.names(2, extents.iter().map(ExtentId::as_bytes));
+                writer.names(3, objects.iter().map(ObjectId::as_bytes));
+            }
+            Self::Keep { extents, indexes, objects } => {
+                writer.names(2, extents.iter().map(ExtentId::as_bytes));
+                writer.field(3, |encoder| write_index_lists(encoder, indexes));
+                writer.names(4, objects.iter().map(ObjectId::as_bytes));
+            }
+            Self::Named { extents } => writer.names(2, extents.iter().map(ExtentId::as_bytes)),
+            Self::Prove { shard, nonce } => {
+                writer.bytes(2, shard.as_bytes());
+                writer.bytes(3, nonce);
+            }
+            Self::Removals { removals } => {
+                let all: Vec<_> = removals.iter().map(Removed::to_bytes).collect();
+                writer.names(2, all.iter());
             }
         }
         writer.finish().into()
@@ -145,6 +200,11 @@ impl Request {
             Self::RemoveObject { .. } => "remove_object",
             Self::RemoveExtents { .. } => "remove_extents",
             Self::Recheck { .. } => "recheck",
+            Self::Survey { .. } => "survey",
+            Self::Keep { .. } => "keep",
+            Self::Named { .. } => "named",
+            Self::Removals { .. } => "removals",
+            Self::Prove { .. } => "prove",
         }
     }
 
@@ -163,6 +223,11 @@ impl Request {
             Self::RemoveObject { .. } => 11,
             Self::RemoveExtents { .. } => 12,
             Self::Recheck { .. } => 13,
+            Self::Survey { .. } => 14,
+            Self::Keep { .. } => 15,
+            Self::Named { .. } => 16,
+            Self::Removals { .. } => 17,
+            Self::Prove { .. } => 18,
         }
     }
 
@@ -189,9 +254,30 @@ impl Request {
                 secret: RemovalSecret::from_bytes(reader.array(3, "removal secret")?),
             },
             13 => Self::Recheck { shard: ShardId::from_bytes(reader.array(2, "shard id")?) },
+            14 => Self::Survey {
+                extents: read_extents(reader, MAX_SURVEYED)?,
+                objects: reader.names(3, "object ids", MAX_SURVEYED, ObjectId::from_bytes)?,
+            },
+            15 => read_keep(reader)?,
+            16 => Self::Named { extents: read_extents(reader, MAX_REMOVALS)? },
+            17 => Self::Removals { removals: read_removals(reader)? },
+            18 => Self::Prove {
+                shard: ShardId::from_bytes(reader.array(2, "shard id")?),
+                nonce: reader.array(3, "nonce")?,
+            },
             _ => return Err(reader.unsupported(&format!("code {code}"))),
         })
     }
+}
+
+fn read_keep(reader: &mut Reader<'_>) -> Result<Request> {
+    let extents = read_extents(reader, MAX_SURVEYED)?;
+    let indexes = read_index_lists(reader)?;
+    if extents.len() != indexes.len() {
+        return Err(reader.malformed("there is not one list of indexes for each extent"));
+    }
+    let objects = reader.names(4, "object ids", MAX_SURVEYED, ObjectId::from_bytes)?;
+    Ok(Request::Keep { extents, indexes, objects })
 }
 
 fn read_indexes(reader: &mut Reader<'_>) -> Result<Vec<u8>> {

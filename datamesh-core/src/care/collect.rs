@@ -1,0 +1,123 @@
+//! Extents whose manifest never came are given up, when every member that can hold data has said for long that it has
+//! no manifest that names them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::care::Care;
+use crate::care::spread::HOUR;
+use crate::error::Result;
+use crate::format::{MAX_REMOVALS, Reply, Request, UnnamedFor};
+use crate::id::ExtentId;
+use crate::object::ASK_LIMIT;
+use crate::object::gather::gather;
+use crate::observe::{Event, count};
+use crate::planted::{Bug, is_active};
+
+/// Whether a manifest names an extent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    /// A member has one.
+    Named,
+    /// Every member said that it has none.
+    Unnamed,
+    /// Somebody who may have one did not answer.
+    Unknown,
+}
+
+impl Naming {
+    /// What one more answer makes of it; `None` stands for silence.
+    fn and(self, answer: Option<bool>) -> Self {
+        match (self, answer) {
+            (Self::Named, _) | (_, Some(true)) => Self::Named,
+            (naming, Some(false)) => naming,
+            (naming, None) if is_active(Bug::UnreachableIsAbsent) => naming,
+            (_, None) => Self::Unknown,
+        }
+    }
+}
+
+impl Care {
+    /// Collects for ever, once an hour.
+    pub(crate) async fn collect(self: Arc<Self>) {
+        while let Err(error) = self.node.index_manifests().await {
+            tracing::warn!(%error, "the manifests could not be looked through");
+            self.engine.runtime.sleep(HOUR).await;
+        }
+        loop {
+            self.engine.runtime.sleep(HOUR).await;
+            if let Err(error) = self.collect_once().await {
+                tracing::warn!(%error, "extents without a manifest could not be looked at");
+            }
+        }
+    }
+
+    /// Looks at all extents of which no manifest is known yet.
+    async fn collect_once(&self) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = self.node.unnamed(after, MAX_REMOVALS).await?;
+            let Some((last, _)) = page.last().copied() else { return Ok(()) };
+            let namings = self.ask_names(page.iter().map(|(extent, _)| *extent).collect()).await;
+            let mut ages = Vec::with_capacity(page.len());
+            for ((extent, age), naming) in page.into_iter().zip(namings) {
+                match naming {
+                    Naming::Named => ages.push((extent, None)),
+                    Naming::Unknown => {}
+                    Naming::Unnamed => {
+                        ages.push((extent, Some(UnnamedFor { hours: age.hours.saturating_add(1) })));
+                    }
+                }
+            }
+            self.node.note_names(&ages).await?;
+            let limit = self.options.orphan_hours();
+            let old = ages.iter().filter(|(_, age)| age.is_some_and(|age| age.hours >= limit));
+            for (extent, _) in old {
+                if self.node.collect_extent(*extent).await? {
+                    count(&self.engine.counters.extents_collected, 1);
+                    self.engine.events.emit(Event::ExtentCollected(*extent));
+                }
+            }
+            after = Some(last);
+        }
+    }
+
+    /// Asks every member that can hold data, this node as well. Where a manifest may be does not follow from an extent,
+    /// which knows nothing of its object, so nobody is left out.
+    async fn ask_names(&self, extents: Vec<ExtentId>) -> Vec<Naming> {
+        let members = self.engine.peers.storage_members();
+        let call = |node| {
+            let request = Request::Named { extents: extents.clone() };
+            (node, self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT))
+        };
+        let calls = members.iter().map(|member| call(member.node)).collect();
+        let mut namings = vec![Naming::Unnamed; extents.len()];
+        for (_, answer) in gather(&*self.engine.runtime, calls, 0).await {
+            let said = match answer {
+                Ok((Reply::Named { named }, _)) if named.len() == extents.len() => Some(named),
+                _ => None,
+            };
+            for (number, naming) in namings.iter_mut().enumerate() {
+                *naming = naming.and(said.as_ref().and_then(|named| named.get(number).copied()));
+            }
+        }
+        namings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_no_proof() {
+        let all =
+            |answers: &[Option<bool>]| answers.iter().fold(Naming::Unnamed, |naming, said| naming.and(*said));
+        assert_eq!(all(&[Some(false), Some(false)]), Naming::Unnamed);
+        assert_eq!(all(&[Some(false), None]), Naming::Unknown);
+        assert_eq!(all(&[None, Some(false)]), Naming::Unknown);
+        assert_eq!(all(&[None, Some(true)]), Naming::Named);
+        assert_eq!(all(&[Some(true), None, Some(false)]), Naming::Named);
+    }
+}

@@ -1,0 +1,439 @@
+//! What is to be done for one extent or manifest, decided from who is a member, how each is, and what each says it holds.
+//!
+//! Pure: two holders that see the same decide the same. The first-ranked holder that answers acts, the others wait and
+//! look again. Only who is gone or has answered that it holds nothing counts as lost; silence is no proof.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::format::Possession;
+use crate::id::NodeId;
+use crate::placement::{Member, Ranking, margin, rank};
+use crate::planted::{Bug, is_active};
+use crate::ports::Redundancy;
+
+/// What each node that was asked said; `None` where it did not answer.
+pub(super) type Answers = BTreeMap<NodeId, Option<Possession>>;
+
+/// How far down the ranking a silent member may be the one that holds what is missing: holders were chosen among the
+/// first so many when they were written, a few of which may have been down then.
+const fn reach(redundancy: Redundancy) -> usize {
+    2 * redundancy.total() + 8
+}
+
+/// Who may hold data, and who may have some.
+#[derive(Debug, Clone, Default)]
+pub(super) struct View {
+    /// The members that are to hold data: those that offer capacity and are not gone.
+    pub(super) members: Vec<Member>,
+    /// Members that offer none any more, because they are leaving, and still have what they had; by node id.
+    pub(super) leaving: Vec<NodeId>,
+}
+
+impl View {
+    /// Everybody who may have something, and so is asked.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.members.iter().map(|member| member.node).chain(self.leaving.iter().copied())
+    }
+}
+
+/// A shard index, and the node that is to hold it.
+pub(super) type Seat = (u8, NodeId);
+
+/// What is to be done for one extent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ExtentPlan {
+    /// How many more holders may be lost, by what was answered; `None` when fewer than k indexes are there.
+    pub(super) margin: Option<usize>,
+    /// The margin that the members can give.
+    pub(super) expected: usize,
+    /// How many indexes may still be lost so that k remain, not counting those that silence leaves open.
+    pub(super) spare: usize,
+    /// How many holders that answer come before this node in the ranking; `None` when it holds nothing.
+    pub(super) turn: Option<usize>,
+    /// Indexes that nobody has, and where they are rebuilt. Empty while a silent member may have them.
+    pub(super) lost: Vec<Seat>,
+    /// Whether enough is lost that it is time to rebuild.
+    pub(super) is_due: bool,
+    /// Whether somebody's silence leaves open how well the extent is kept.
+    pub(super) is_open: bool,
+    /// Indexes that this node is to copy to those who are to hold them.
+    pub(super) moves: Vec<Seat>,
+    /// Whether every index is with the node that is to hold it.
+    pub(super) is_home: bool,
+    /// Indexes that this node may give up: everything is where it should be, in `homes`.
+    pub(super) surplus: Vec<u8>,
+    /// Who is to hold each index.
+    pub(super) homes: Vec<Seat>,
+    /// Who holds what.
+    pub(super) holders: Vec<(NodeId, Vec<u8>)>,
+}
+
+impl ExtentPlan {
+    /// Whether every index is where it should be.
+    pub(super) fn is_whole(&self) -> bool {
+        self.margin.is_some_and(|margin| margin >= self.expected) && self.lost.is_empty() && !self.is_open
+    }
+}
+
+/// Decides for an extent; `None` where it was removed, or no member can hold it.
+pub(super) fn plan_extent(
+    key: &[u8; 32],
+    redundancy: Redundancy,
+    view: &View,
+    answers: &Answers,
+    local: NodeId,
+) -> Option<ExtentPlan> {
+    if is_removed(answers, redundancy) {
+        return None;
+    }
+    let answering: Vec<Member>;
+    let members = if is_active(Bug::UnreachableIsAbsent) {
+        let answers = |member: &&Member| answers.get(&member.node).is_some_and(Option::is_some);
+        answering = view.members.iter().filter(answers).cloned().collect();
+        &answering
+    } else {
+        &view.members
+    };
+    let ranking = rank(key, members);
+    let homes = ranking.assign(redundancy)?;
+    let said = |node: &NodeId| answers.get(node).and_then(Option::as_ref);
+    let has = |node: &NodeId, index: u8| said(node).is_some_and(|said| said.indexes().contains(&index));
+    let in_order: Vec<NodeId> = ranking.nodes().chain(view.leaving.iter().copied()).collect();
+    let holders: Vec<NodeId> = in_order
+        .iter()
+        .copied()
+        .filter(|node| said(node).is_some_and(|said| !said.indexes().is_empty()))
+        .collect();
+    let held: BTreeSet<u8> =
+        holders.iter().filter_map(said).flat_map(|said| said.indexes().iter().copied()).collect();
+    let near = ranking.nodes().take(reach(redundancy)).chain(view.leaving.iter().copied());
+    let silent = near.filter_map(|node| answers.get(&node)).any(Option::is_none);
+    let seats: Vec<Seat> = (0..=u8::MAX).zip(homes.holders().iter().copied()).collect();
+    let missing: Vec<Seat> = seats.iter().copied().filter(|(index, _)| !held.contains(index)).collect();
+
+    let is_open = silent && !missing.is_empty();
+    let lost: Vec<Seat> = if is_open { Vec::new() } else { seats_for(&missing, &ranking, &holders, said) };
+    let spare = redundancy.parity().saturating_sub(lost.len());
+    let first_of = |index: u8| holders.iter().find(|node| has(node, index)).copied();
+    let lacks = |home: &NodeId, index| takes(said(home)) && !has(home, index);
+    let moves = seats
+        .iter()
+        .copied()
+        .filter(|(index, home)| *home != local && first_of(*index) == Some(local) && lacks(home, *index));
+    let is_home = seats.iter().all(|(index, home)| has(home, *index));
+    let surplus = seats.iter().filter(|(index, home)| is_home && *home != local && has(&local, *index));
+    let holdings: Vec<(NodeId, Vec<u8>)> =
+        holders.iter().filter_map(|node| Some((*node, said(node)?.indexes().to_vec()))).collect();
+    Some(ExtentPlan {
+        margin: margin(&holdings, redundancy.data()).map(|margin| margin.min(redundancy.parity())),
+        expected: homes.margin(redundancy).unwrap_or(0).min(redundancy.parity()),
+        spare,
+        turn: holders.iter().position(|node| *node == local),
+        is_due: !lost.is_empty() && is_urgent(redundancy, spare),
+        is_open,
+        is_home,
+        lost,
+        moves: moves.collect(),
+        surplus: surplus.map(|(index, _)| *index).collect(),
+        homes: seats.clone(),
+        holders: holdings,
+    })
+}
+
+/// Where what is missing is rebuilt: at home, or, where the home has another shard that belongs elsewhere, with whoever has
+/// least, so that the margin is full at once; it goes home later.
+fn seats_for<'a>(
+    missing: &[Seat],
+    ranking: &Ranking<'_>,
+    holders: &[NodeId],
+    said: impl Fn(&NodeId) -> Option<&'a Possession>,
+) -> Vec<Seat> {
+    let load = |node: &NodeId| said(node).map_or(0, |said| said.indexes().len());
+    let zone = |node: &NodeId| ranking.members().iter().find(|member| member.node == *node).map(|m| &m.zone);
+    let mut seats: Vec<Seat> = Vec::with_capacity(missing.len());
+    for (index, home) in missing {
+        let taken = |node: &NodeId| load(node) + seats.iter().filter(|(_, other)| other == node).count();
+        let in_zone = |node: &NodeId| {
+            let all = holders.iter().chain(seats.iter().map(|(_, other)| other));
+            all.filter(|other| zone(other) == zone(node)).count()
+        };
+        let willing = ranking.nodes().filter(|node| takes(said(node)));
+        let best = if takes(said(home)) && taken(home) == 0 {
+            Some(*home)
+        } else {
+            willing.min_by_key(|node| (taken(node), in_zone(node), node != home))
+        };
+        seats.extend(best.map(|node| (*index, node)));
+    }
+    seats
+}
+
+/// Whether a home can be given what it lacks: it answered, and was not told to remove it.
+fn takes(said: Option<&Possession>) -> bool {
+    matches!(said, Some(Possession::Absent | Possession::Held(_)))
+}
+
+/// Codes of little parity are repaired at the first loss, others when half of it is gone: a lost shard costs the reading of
+/// k others, however many are lost, and one that is away often comes back.
+fn is_urgent(redundancy: Redundancy, spare: usize) -> bool {
+    redundancy.parity() <= 2 || spare <= redundancy.parity().div_ceil(2)
+}
+
+/// Whether more nodes than may lie, or most of those that hold nothing, say that it was removed.
+fn is_removed(answers: &Answers, redundancy: Redundancy) -> bool {
+    let said = |wanted: &Possession| answers.values().flatten().filter(|said| *said == wanted).count();
+    let removed = said(&Possession::Removed);
+    removed > redundancy.parity() || (removed > 0 && removed > said(&Possession::Absent))
+}
+
+/// What is to be done for one manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ManifestPlan {
+    /// How many more holders may be lost.
+    pub(super) margin: usize,
+    /// How many holders that answer come before this node in the ranking; `None` when it holds nothing.
+    pub(super) turn: Option<usize>,
+    /// Who is to have it and has not.
+    pub(super) lacking: Vec<NodeId>,
+    /// Whether this node may give it up: all who are to have it, do.
+    pub(super) is_surplus: bool,
+    /// Who is to have it.
+    pub(super) homes: Vec<NodeId>,
+}
+
+/// Decides for a manifest; `None` where it was removed, or no member can hold it.
+pub(super) fn plan_manifest(
+    key: &[u8; 32],
+    redundancy: Redundancy,
+    view: &View,
+    answers: &Answers,
+    local: NodeId,
+) -> Option<ManifestPlan> {
+    if is_removed(answers, redundancy) {
+        return None;
+    }
+    let ranking = rank(key, &view.members);
+    let homes = ranking.manifest_holders(redundancy);
+    let said = |node: &NodeId| answers.get(node).and_then(Option::as_ref);
+    let has = |node: &NodeId| matches!(said(node), Some(Possession::Held(_)));
+    let holders: Vec<NodeId> = ranking.nodes().chain(view.leaving.iter().copied()).filter(has).collect();
+    let lacking = |node: &&NodeId| said(node) == Some(&Possession::Absent);
+    let is_home = homes.iter().all(has);
+    Some(ManifestPlan {
+        margin: holders.len().saturating_sub(1).min(redundancy.parity()),
+        turn: holders.iter().position(|node| *node == local),
+        lacking: homes.iter().filter(lacking).copied().collect(),
+        is_surplus: is_home && has(&local) && !homes.contains(&local),
+        homes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const KEY: [u8; 32] = [9; 32];
+    const CODE: Redundancy = Redundancy::STANDARD;
+
+    fn members(count: u8) -> Vec<Member> {
+        let member = |i| Member { node: node(i), zone: Default::default(), capacity: 1 << 30 };
+        (0..count).map(member).collect()
+    }
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_bytes(*blake3::hash(&[number]).as_bytes())
+    }
+
+    /// Everybody holds what the ranking gives it.
+    fn at_home(members: &[Member]) -> Answers {
+        let homes = rank(&KEY, members).assign(CODE).unwrap();
+        let said = |member: &Member| match homes.indexes_of(&member.node) {
+            indexes if indexes.is_empty() => Possession::Absent,
+            indexes => Possession::Held(indexes),
+        };
+        members.iter().map(|member| (member.node, Some(said(member)))).collect()
+    }
+
+    fn view(members: &[Member]) -> View {
+        View { members: members.to_vec(), leaving: Vec::new() }
+    }
+
+    /// Those who hold something, in the order in which they are to repair.
+    fn holders(members: &[Member]) -> Vec<NodeId> {
+        let ranking = rank(&KEY, members);
+        let homes = ranking.assign(CODE).unwrap();
+        ranking.nodes().filter(|node| !homes.indexes_of(node).is_empty()).collect()
+    }
+
+    fn first_holder(members: &[Member]) -> NodeId {
+        holders(members)[0]
+    }
+
+    fn plan(members: &[Member], answers: &Answers, local: NodeId) -> ExtentPlan {
+        plan_extent(&KEY, CODE, &view(members), answers, local).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_done_for_what_is_whole() {
+        let members = members(9);
+        for member in &members {
+            let plan = plan(&members, &at_home(&members), member.node);
+            assert!(plan.is_whole() && plan.moves.is_empty() && plan.surplus.is_empty());
+            assert_eq!((plan.margin, plan.expected, plan.spare), (Some(2), 2, 2));
+        }
+    }
+
+    #[test]
+    fn who_lost_its_disk_is_given_its_shard_back() {
+        let members = members(9);
+        let mut answers = at_home(&members);
+        let victim = first_holder(&members);
+        answers.insert(victim, Some(Possession::Absent));
+        let lost = rank(&KEY, &members).assign(CODE).unwrap().indexes_of(&victim);
+        for (turn, holder) in holders(&members)[1..].iter().enumerate() {
+            let plan = plan(&members, &answers, *holder);
+            assert_eq!(plan.lost, [(lost[0], victim)]);
+            assert!(plan.is_due && !plan.is_whole());
+            assert_eq!(plan.turn, Some(turn));
+        }
+    }
+
+    #[test]
+    fn silence_is_waited_for_and_absence_is_not() {
+        let all = members(9);
+        let victim = first_holder(&all);
+        let mut answers = at_home(&all);
+        answers.insert(victim, None);
+        let local = rank(&KEY, &all).nodes().nth(1).unwrap();
+        let waiting = plan(&all, &answers, local);
+        assert!(waiting.is_open && waiting.lost.is_empty() && !waiting.is_due);
+        // Once it is gone it is no member here, and its shard has another home.
+        let rest: Vec<Member> = all.iter().filter(|member| member.node != victim).cloned().collect();
+        answers.remove(&victim);
+        let acting = plan(&rest, &answers, local);
+        assert_eq!((acting.lost.len(), acting.spare, acting.is_due), (1, 1, true));
+        assert!(acting.lost.iter().all(|(_, home)| *home != victim));
+    }
+
+    #[test]
+    fn half_of_a_wide_margin_is_lost_before_it_is_repaired() {
+        let code = Redundancy::new(4, 4).unwrap();
+        let members = members(12);
+        let homes = rank(&KEY, &members).assign(code).unwrap();
+        let mut answers: Answers = homes
+            .by_node()
+            .into_iter()
+            .map(|(node, indexes)| (node, Some(Possession::Held(indexes))))
+            .collect();
+        let local = homes.holders()[7];
+        for (lost, due) in [(0, false), (1, false), (2, true), (3, true)] {
+            for victim in &homes.holders()[..lost] {
+                answers.insert(*victim, Some(Possession::Absent));
+            }
+            let plan = plan_extent(&KEY, code, &view(&members), &answers, local).unwrap();
+            assert_eq!((plan.lost.len(), plan.is_due), (lost, due));
+        }
+    }
+
+    #[test]
+    fn a_shard_goes_home_and_is_given_up_only_when_all_are_home() {
+        let members = members(9);
+        let homes = rank(&KEY, &members).assign(CODE).unwrap();
+        let (home, away) = (homes.holders()[0], rank(&KEY, &members).nodes().nth(8).unwrap());
+        let mut answers = at_home(&members);
+        answers.insert(home, Some(Possession::Absent));
+        answers.insert(away, Some(Possession::Held(vec![0])));
+        let mover = plan(&members, &answers, away);
+        assert_eq!((mover.moves, mover.surplus, mover.lost), (vec![(0, home)], vec![], vec![]));
+        assert!(plan(&members, &answers, homes.holders()[1]).moves.is_empty(), "only its holder moves it");
+        answers.insert(home, Some(Possession::Held(vec![0])));
+        let done = plan(&members, &answers, away);
+        assert_eq!((done.moves, done.surplus), (vec![], vec![0]));
+        answers.insert(homes.holders()[1], Some(Possession::Absent));
+        assert!(plan(&members, &answers, away).surplus.is_empty(), "another index is not at home");
+    }
+
+    #[test]
+    fn who_leaves_brings_its_shards_home_and_nobody_rebuilds_them() {
+        let all = members(9);
+        let leaver = first_holder(&all);
+        let answers = at_home(&all);
+        let rest = all.iter().filter(|member| member.node != leaver).cloned().collect();
+        let view = View { members: rest, leaving: vec![leaver] };
+        let its = rank(&KEY, &all).assign(CODE).unwrap().indexes_of(&leaver);
+        let mut moved = Vec::new();
+        for member in &all {
+            let plan = plan_extent(&KEY, CODE, &view, &answers, member.node).unwrap();
+            assert!(plan.lost.is_empty() && !plan.is_home);
+            moved.extend(plan.moves.into_iter().map(|(index, home)| (index, home, member.node)));
+        }
+        assert!(moved.iter().all(|(_, home, _)| *home != leaver));
+        assert!(its.iter().all(|index| moved.iter().any(|(i, _, from)| i == index && *from == leaver)));
+    }
+
+    #[test]
+    fn what_was_removed_is_left_alone() {
+        let members = members(9);
+        let local = first_holder(&members);
+        let mut answers: Answers =
+            members.iter().map(|member| (member.node, Some(Possession::Removed))).collect();
+        answers.insert(local, Some(Possession::Held(vec![0, 1, 2, 3])));
+        assert_eq!(plan_extent(&KEY, CODE, &view(&members), &answers, local), None);
+        assert_eq!(plan_manifest(&KEY, CODE, &view(&members), &answers, local), None);
+        // One that says so of what the others hold is not believed.
+        let mut answers = at_home(&members);
+        answers.insert(local, Some(Possession::Removed));
+        answers.remove(&rank(&KEY, &members).nodes().nth(8).unwrap());
+        assert!(
+            plan_extent(&KEY, CODE, &view(&members), &answers, rank(&KEY, &members).nodes().nth(1).unwrap())
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn manifests_go_to_the_first_ranked() {
+        let members = members(9);
+        let homes = rank(&KEY, &members).manifest_holders(CODE);
+        let mut answers: Answers = members.iter().map(|m| (m.node, Some(Possession::Absent))).collect();
+        let away = rank(&KEY, &members).nodes().nth(5).unwrap();
+        answers.insert(away, Some(Possession::Held(vec![])));
+        let plan = plan_manifest(&KEY, CODE, &view(&members), &answers, away).unwrap();
+        assert_eq!((plan.margin, plan.turn, &plan.lacking, plan.is_surplus), (0, Some(0), &homes, false));
+        answers.extend(homes.iter().map(|home| (*home, Some(Possession::Held(vec![])))));
+        let plan = plan_manifest(&KEY, CODE, &view(&members), &answers, away).unwrap();
+        assert_eq!((plan.margin, plan.lacking, plan.is_surplus), (2, vec![], true));
+        let plan = plan_manifest(&KEY, CODE, &view(&members), &answers, homes[1]).unwrap();
+        assert!(!plan.is_surplus, "who is to have it keeps it");
+    }
+
+    proptest! {
+        /// Whatever is held by whom: what is called lost is held by nobody who answered, and all who see the same agree.
+        #[test]
+        fn plans_agree(
+            count in 1u8..10,
+            held in proptest::collection::vec(proptest::option::of(proptest::collection::btree_set(0u8..6, 0..3)), 10)
+        ) {
+            let members = members(count);
+            let answers: Answers = members.iter().zip(&held).map(|(member, held)| {
+                let said = held.as_ref().map(|held| match held.is_empty() {
+                    true => Possession::Absent,
+                    false => Possession::Held(held.iter().copied().collect()),
+                });
+                (member.node, said)
+            }).collect();
+            let all: BTreeSet<u8> = answers.values().flatten().flat_map(|said| said.indexes().to_vec()).collect();
+            let silent = answers.values().any(Option::is_none);
+            let plans: Vec<_> = members.iter().map(|member| plan(&members, &answers, member.node)).collect();
+            for plan in &plans {
+                prop_assert_eq!((&plan.lost, plan.margin), (&plans[0].lost, plans[0].margin));
+                prop_assert!(plan.lost.iter().all(|(index, _)| !all.contains(index)));
+                prop_assert!(!silent || plan.lost.is_empty());
+                prop_assert!(silent || plan.lost.len() == 6 - all.len());
+            }
+            // Each index that is not at home is moved by one node, and nothing moves twice.
+            let moves: Vec<Seat> = plans.iter().flat_map(|plan| plan.moves.clone()).collect();
+            prop_assert_eq!(moves.iter().collect::<BTreeSet<_>>().len(), moves.len());
+        }
+    }
+}

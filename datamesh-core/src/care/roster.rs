@@ -1,0 +1,94 @@
+//! Who is a member, and since when unchanged.
+
+use std::collections::BTreeMap;
+
+use crate::id::NodeId;
+use crate::placement::{Member, rank};
+use crate::ports::{Instant, Redundancy};
+
+/// What each member was when it was last looked at, and since when. Bounded by the member table.
+#[derive(Debug)]
+pub(super) struct Roster {
+    began: Instant,
+    seen: BTreeMap<NodeId, Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    member: Member,
+    is_present: bool,
+    since: Instant,
+}
+
+impl Roster {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { began: now, seen: BTreeMap::new() }
+    }
+
+    /// Takes the members that hold data, and which of them are not gone; says whether anything changed.
+    pub(super) fn observe(&mut self, all: &[Member], present: &[Member], now: Instant) -> bool {
+        let mut changed = false;
+        for member in all {
+            let is_present = present.iter().any(|other| other.node == member.node);
+            let seen = self.seen.get(&member.node);
+            if seen.is_some_and(|seen| seen.member == *member && seen.is_present == is_present) {
+                continue;
+            }
+            changed = true;
+            self.seen.insert(member.node, Seen { member: member.clone(), is_present, since: now });
+        }
+        // Who offers nothing any more is not among them.
+        for seen in self.seen.values_mut().filter(|seen| seen.is_present) {
+            if !all.iter().any(|member| member.node == seen.member.node) {
+                (seen.is_present, seen.since, changed) = (false, now, true);
+            }
+        }
+        changed
+    }
+
+    /// Since when a member is what it is; from the beginning of this process for those that were there before.
+    pub(super) fn since(&self, node: &NodeId) -> Instant {
+        self.seen.get(node).map_or(self.began, |seen| seen.since)
+    }
+
+    /// Since when nothing has changed among those who may hold what has this key: the first ones of the ranking, the
+    /// gone among them.
+    pub(super) fn quiet_since(&self, key: &[u8; 32], redundancy: Redundancy) -> Instant {
+        let members: Vec<Member> = self.seen.values().map(|seen| seen.member.clone()).collect();
+        let ranking = rank(key, &members);
+        let first = ranking.nodes().take(2 * redundancy.total());
+        first.map(|node| self.since(&node)).max().unwrap_or(self.began)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_start(Duration::from_secs(seconds))
+    }
+
+    fn member(number: u8, capacity: u64) -> Member {
+        Member { node: NodeId::from_bytes([number; 32]), zone: Default::default(), capacity }
+    }
+
+    #[test]
+    fn what_changes_is_new_and_what_stays_is_old() {
+        let mut roster = Roster::new(at(0));
+        let [a, b] = [member(1, 8), member(2, 8)];
+        assert!(roster.observe(&[a.clone(), b.clone()], &[a.clone(), b.clone()], at(1)));
+        assert!(!roster.observe(&[a.clone(), b.clone()], &[a.clone(), b.clone()], at(50)));
+        assert!(roster.observe(&[a.clone(), b.clone()], std::slice::from_ref(&a), at(60)), "b is gone");
+        assert_eq!((roster.since(&a.node), roster.since(&b.node)), (at(1), at(60)));
+        let key = [3; 32];
+        assert_eq!(roster.quiet_since(&key, Redundancy::STANDARD), at(60));
+        let bigger = member(1, 16);
+        assert!(roster.observe(&[bigger.clone(), b], &[bigger], at(90)));
+        assert_eq!(roster.since(&a.node), at(90));
+        assert!(roster.observe(&[], &[], at(100)), "a leaves");
+        assert!(!roster.observe(&[], &[], at(110)));
+        assert_eq!(roster.since(&a.node), at(100));
+    }
+}

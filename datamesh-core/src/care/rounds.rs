@@ -1,0 +1,417 @@
+//! Rounds over all that this node holds: a survey finds what is not as it should be, then it is dealt with, the most
+//! endangered first, each looked at anew at the moment of action. The next round is the recount.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{self, Either};
+use futures::stream::{self, StreamExt};
+
+use crate::care::Care;
+use crate::care::plan::{ExtentPlan, ManifestPlan, View};
+use crate::care::repair::{Mending, Moved, place_manifest};
+use crate::care::status::{CareProgress, Margins};
+use crate::care::survey::{Entry, extents_after, manifests_after, survey_extents, survey_manifests};
+use crate::error::Result;
+use crate::format::{Layout, StoredExtent};
+use crate::id::{ExtentId, NodeId, ObjectId};
+use crate::observe::{Event, count};
+use crate::planted::{Bug, is_active};
+use crate::ports::Instant;
+
+/// How long things are let settle after there was reason to look: several reasons mostly come together.
+const DEBOUNCE: Duration = Duration::from_secs(5);
+
+/// How long after it was committed here an extent is left to the put that wrote it.
+const YOUNG: Duration = Duration::from_secs(120);
+
+/// How long a holder waits for each one before it in the ranking to do the work, before it helps. It begins at the other
+/// end, so that they meet in the middle.
+const TAKE_OVER: Duration = Duration::from_secs(600);
+
+/// When to look again after something was done.
+const RECOUNT: Duration = Duration::from_secs(10);
+
+/// When to look again where others are to act, or answer.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// When to look again at the latest where nothing can be done now.
+const FRUITLESS: Duration = Duration::from_secs(120);
+
+/// Findings that one round remembers, the most urgent ones; the rest are found again. At 120 bytes each, 2 MiB.
+const MAX_FINDINGS: usize = 1 << 14;
+
+/// Extents that are looked at anew together before they are dealt with.
+const AT_ONCE: usize = 16;
+
+/// Extents that are dealt with at a time.
+const WINDOW: usize = 4;
+
+/// What is remembered from one round to the next.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// Since when extents wait for others to repair them. Bounded by [`MAX_FINDINGS`].
+    waiting: BTreeMap<ExtentId, Instant>,
+    /// How many rounds in a row had work and brought nothing about.
+    fruitless: u32,
+}
+
+/// What is to be done with an extent, by urgency: the fewer may still be lost, the sooner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    Short(usize),
+    Away,
+}
+
+/// The place of an extent in the order of work: what is this node's own before what is others', and that backwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    urgency: Urgency,
+    is_others: bool,
+    order: [u8; 32],
+}
+
+impl Place {
+    fn new(urgency: Urgency, is_others: bool, id: ExtentId) -> Self {
+        let order = id.as_bytes().map(|byte| if is_others { !byte } else { byte });
+        Self { urgency, is_others, order }
+    }
+}
+
+/// What a round found.
+#[derive(Debug, Default)]
+struct Findings {
+    extents: BTreeMap<Place, Entry<ExtentId>>,
+    manifests: BTreeMap<ObjectId, Entry<ObjectId>>,
+    margins: Margins,
+    bytes: u64,
+    /// Extents and manifests that this node has something of.
+    held: u64,
+    /// Those of them of which not everything is where it should be.
+    away: u64,
+    /// Whether silence leaves something open, or others are to act.
+    is_waiting: bool,
+}
+
+/// What a round brought about.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Deeds {
+    /// Whether something was moved or given up.
+    pub(super) acted: bool,
+    /// Whether something was tried in vain.
+    pub(super) failed: bool,
+    /// When what has to settle first will have.
+    pub(super) settled_at: Option<Instant>,
+}
+
+impl Deeds {
+    pub(super) fn add(&mut self, other: Self) {
+        self.acted |= other.acted;
+        self.failed |= other.failed;
+        self.settled_at = match (self.settled_at, other.settled_at) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+
+    fn later(at: Instant) -> Self {
+        Self { settled_at: Some(at), ..Self::default() }
+    }
+}
+
+impl Care {
+    /// Rounds without end: at intervals, and soon when there is reason to.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let mut pause = DEBOUNCE;
+        loop {
+            let sleep = self.engine.runtime.sleep(pause);
+            if let Either::Right(_) = future::select(std::pin::pin!(self.wake.1.recv()), sleep).await {
+                // It is time.
+            } else {
+                self.engine.runtime.sleep(DEBOUNCE).await;
+                self.memory().fruitless = 0;
+            }
+            pause = if self.is_paused() { self.options.survey_interval } else { self.round().await };
+        }
+    }
+
+    /// Who may hold data now, and who may have some.
+    fn view(&self) -> View {
+        View { members: self.engine.peers.present_members(), leaving: self.engine.peers.leaving_members() }
+    }
+
+    /// One round; says when the next is due.
+    async fn round(&self) -> Duration {
+        self.observe_members();
+        let view = self.view();
+        match self.work(&view).await {
+            Ok(pause) => pause,
+            Err(error) => {
+                tracing::warn!(%error, "a round of care was cut short");
+                FRUITLESS
+            }
+        }
+    }
+
+    async fn work(&self, view: &View) -> Result<Duration> {
+        let mut findings = self.find(view).await?;
+        let total = findings.extents.len().saturating_add(findings.manifests.len()) as u64;
+        {
+            let mut status = self.lock_status();
+            status.margins = std::mem::take(&mut findings.margins);
+            status.held = findings.held;
+            status.away = findings.away;
+            status.progress = CareProgress { total, bytes_total: findings.bytes, ..CareProgress::default() };
+        }
+        let mut deeds = Deeds::default();
+        let manifests: Vec<_> = findings.manifests.into_values().collect();
+        for entries in manifests.chunks(AT_ONCE) {
+            deeds.add(self.deal_with_manifests(&self.view(), entries).await);
+        }
+        let extents: Vec<_> = findings.extents.into_values().collect();
+        for entries in extents.chunks(AT_ONCE) {
+            if self.is_paused() {
+                break;
+            }
+            deeds.add(self.deal_with_extents(&self.view(), entries).await);
+        }
+        self.lock_status().rounds += 1;
+        let progress = self.status().progress;
+        if deeds.acted {
+            self.engine.events.emit(Event::CareRound(progress));
+        }
+        Ok(self.next(deeds, findings.is_waiting))
+    }
+
+    /// When the next round is due.
+    fn next(&self, deeds: Deeds, is_waiting: bool) -> Duration {
+        let mut memory = self.memory();
+        memory.fruitless = if deeds.failed && !deeds.acted { memory.fruitless.saturating_add(1) } else { 0 };
+        let now = self.engine.runtime.now();
+        let mut pause = self.options.survey_interval;
+        if let Some(at) = deeds.settled_at {
+            pause = pause.min((at - now).max(RECOUNT));
+        }
+        if is_waiting {
+            pause = pause.min(LOOK_AGAIN);
+        }
+        if deeds.acted {
+            pause = pause.min(RECOUNT);
+        } else if deeds.failed {
+            let backoff = RECOUNT.saturating_mul(1 << memory.fruitless.min(6));
+            pause = pause.min(backoff.min(FRUITLESS));
+        }
+        pause
+    }
+
+    /// Walks over everything that is held and asks the others.
+    async fn find(&self, view: &View) -> Result<Findings> {
+        let mut findings = Findings::default();
+        let storage = self.node.storage();
+        let mut after = None;
+        loop {
+            let (entries, next) = extents_after(&**storage, after).await?;
+            let plans = survey_extents(&self.engine, view, &entries).await;
+            for (entry, plan) in entries.into_iter().zip(plans) {
+                self.take_in(&mut findings, entry, plan);
+            }
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let mut waiting = std::mem::take(&mut self.memory().waiting);
+        let found: BTreeSet<ExtentId> = findings.extents.values().map(|entry| entry.id).collect();
+        waiting.retain(|id, _| found.contains(id));
+        self.memory().waiting = waiting;
+        loop {
+            let (entries, next) = manifests_after(&**storage, after).await?;
+            let plans = survey_manifests(&self.engine, view, &entries).await;
+            for (entry, plan) in entries.into_iter().zip(plans) {
+                self.take_in_manifest(&mut findings, entry, plan);
+            }
+            after = next;
+            if after.is_none() {
+                return Ok(findings);
+            }
+        }
+    }
+
+    fn take_in(&self, findings: &mut Findings, entry: Entry<ExtentId>, plan: Option<ExtentPlan>) {
+        let Some(plan) = plan else { return };
+        if plan.turn == Some(0) {
+            findings.margins.note(plan.margin, plan.expected, plan.is_open);
+        }
+        findings.held += 1;
+        findings.away += u64::from(!plan.is_home);
+        findings.is_waiting |= plan.is_open || plan.is_due || self.is_young(&entry);
+        let urgency = if plan.is_due {
+            Urgency::Short(plan.spare)
+        } else if !plan.moves.is_empty() || !plan.surplus.is_empty() {
+            Urgency::Away
+        } else {
+            return;
+        };
+        let seats = if plan.turn == Some(0) { plan.lost.len() + plan.moves.len() } else { plan.moves.len() };
+        findings.bytes = findings.bytes.saturating_add(entry.bytes.saturating_mul(seats as u64));
+        let is_others = urgency != Urgency::Away && plan.turn != Some(0);
+        findings.extents.insert(Place::new(urgency, is_others, entry.id), entry);
+        if findings.extents.len() > MAX_FINDINGS {
+            findings.extents.pop_last();
+        }
+    }
+
+    fn take_in_manifest(&self, findings: &mut Findings, entry: Entry<ObjectId>, plan: Option<ManifestPlan>) {
+        let Some(plan) = plan else { return };
+        if plan.turn == Some(0) {
+            findings.margins.manifests += 1;
+            findings.margins.manifests_short += u64::from(!plan.lacking.is_empty());
+        }
+        findings.held += 1;
+        findings.away += u64::from(!plan.lacking.is_empty());
+        findings.is_waiting |= self.is_young(&entry);
+        let is_mine = plan.turn == Some(0) || plan.is_surplus;
+        let is_others = !plan.lacking.is_empty() && !is_mine;
+        findings.is_waiting |= is_others;
+        if (plan.is_surplus || !plan.lacking.is_empty()) && findings.manifests.len() < MAX_FINDINGS {
+            findings.manifests.insert(entry.id, entry);
+        }
+    }
+
+    /// Whether the put that wrote it may still be at work.
+    fn is_young<I>(&self, entry: &Entry<I>) -> bool {
+        let age = self.engine.runtime.wall_time().0.checked_sub(entry.committed_at);
+        // The wall clock may have jumped: then some work is done too soon or too late, and none wrongly.
+        age.is_some_and(|age| Duration::from_millis(age) < YOUNG)
+    }
+
+    async fn deal_with_extents(&self, view: &View, entries: &[Entry<ExtentId>]) -> Deeds {
+        let plans = survey_extents(&self.engine, view, entries).await;
+        let work = entries.iter().cloned().zip(plans).map(|(entry, plan)| async move {
+            let deeds = match plan {
+                Some(plan) => self.deal_with_extent(&entry, plan).await,
+                None => Deeds::default(),
+            };
+            self.lock_status().progress.done += 1;
+            deeds
+        });
+        let all: Vec<Deeds> = stream::iter(work).buffer_unordered(WINDOW).collect().await;
+        let mut deeds = Deeds::default();
+        all.into_iter().for_each(|one| deeds.add(one));
+        deeds
+    }
+
+    async fn deal_with_extent(&self, entry: &Entry<ExtentId>, plan: ExtentPlan) -> Deeds {
+        let now = self.engine.runtime.now();
+        if self.is_young(entry) {
+            return Deeds::later(now + YOUNG);
+        }
+        let mut deeds = Deeds::default();
+        if plan.is_due && self.is_my_turn(entry.id, plan.turn) {
+            deeds.add(self.repair(entry, &plan).await);
+        }
+        deeds.add(self.settle_extent(entry, &plan).await);
+        deeds
+    }
+
+    /// Whether this node is the one to repair: the first holder that answers, or a later one when those before it have
+    /// had their time.
+    fn is_my_turn(&self, id: ExtentId, turn: Option<usize>) -> bool {
+        let Some(before) = turn else { return false };
+        if before == 0 || is_active(Bug::EveryHolderRepairs) {
+            return true;
+        }
+        let now = self.engine.runtime.now();
+        let mut memory = self.memory();
+        if memory.waiting.len() >= MAX_FINDINGS && !memory.waiting.contains_key(&id) {
+            return false;
+        }
+        let since = *memory.waiting.entry(id).or_insert(now);
+        let patience = TAKE_OVER.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX));
+        now - since >= patience
+    }
+
+    async fn repair(&self, entry: &Entry<ExtentId>, plan: &ExtentPlan) -> Deeds {
+        let moved = match self.fill(entry.id, &plan.holders, &plan.lost).await {
+            Ok(Some(moved)) => moved,
+            Ok(None) => return Deeds::default(),
+            Err(error) => {
+                tracing::debug!(%error, extent = %entry.id.fmt_short(), "an extent could not be repaired");
+                return Deeds { failed: true, ..Deeds::default() };
+            }
+        };
+        count(&self.engine.counters.repair_bytes_read, moved.read);
+        count(&self.engine.counters.repair_bytes_written, moved.written);
+        let done = moved.seats.len() == plan.lost.len();
+
+        if done {
+            count(&self.engine.counters.extents_repaired, 1);
+        }
+        Deeds { acted: !moved.seats.is_empty(), failed: !done, settled_at: None }
+    }
+
+    /// Fills seats of an extent that this node has a record of; `None` where it has none any more.
+    pub(super) async fn fill(
+        &self,
+        id: ExtentId,
+        holders: &[(NodeId, Vec<u8>)],
+        seats: &[(u8, NodeId)],
+    ) -> Result<Option<Moved>> {
+        let Some(StoredExtent { layout: encoded, .. }) = self.node.stored_extent(id).await? else {
+            return Ok(None);
+        };
+        let layout = Layout::decode(&encoded)?;
+        // What is here costs nothing to read.
+        let local = self.engine.peers.local();
+        let mut holders = holders.to_vec();
+        holders.sort_by_key(|(node, _)| *node != local);
+        let mending = Mending {
+            engine: &self.engine,
+            pace: &self.pace,
+            share: self.share.clone(),
+            id,
+            encoded,
+            layout,
+            holders,
+        };
+        let moved = mending.fill(seats).await?;
+        self.lock_status().progress.bytes_done += moved.written;
+        Ok(Some(moved))
+    }
+
+    async fn deal_with_manifests(&self, view: &View, entries: &[Entry<ObjectId>]) -> Deeds {
+        let mut deeds = Deeds::default();
+        for (entry, plan) in entries.iter().zip(survey_manifests(&self.engine, view, entries).await) {
+            self.lock_status().progress.done += 1;
+            let Some(plan) = plan else { continue };
+            if self.is_young(entry) {
+                deeds.add(Deeds::later(self.engine.runtime.now() + YOUNG));
+                continue;
+            }
+            if plan.turn == Some(0) && !plan.lacking.is_empty() {
+                deeds.add(self.spread_manifest(entry.id, &plan.lacking).await);
+            }
+            deeds.add(self.settle_manifest(entry, &plan).await);
+        }
+        deeds
+    }
+
+    async fn spread_manifest(&self, object: ObjectId, lacking: &[NodeId]) -> Deeds {
+        let Ok(Some(record)) = self.node.stored_manifest(object).await else { return Deeds::default() };
+        let mut deeds = Deeds::default();
+        for node in lacking {
+            match place_manifest(&self.engine, &self.pace, object, &record.manifest, *node).await {
+                Ok(()) => {
+                    count(&self.engine.counters.manifests_repaired, 1);
+                    deeds.acted = true;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a manifest could not be placed");
+                    deeds.failed = true;
+                }
+            }
+        }
+        deeds
+    }
+}

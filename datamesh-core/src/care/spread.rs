@@ -1,0 +1,139 @@
+//! Removals are told to all who may have been away, and forgotten when all know of them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+
+use crate::care::Care;
+use crate::error::Result;
+use crate::format::{RemovalsOf, Removed, Reply, Request};
+use crate::id::NodeId;
+use crate::object::ASK_LIMIT;
+use crate::observe::count;
+use crate::peers::unexpected;
+use crate::planted::{Bug, is_active};
+use crate::ports::Instant;
+
+/// How often it is looked whether somebody is to be told something.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// How often a node is asked for the name of its store though there is nothing to tell: one that was wiped has
+/// forgotten what it was told.
+const GREET: Duration = Duration::from_secs(3600);
+
+/// The hour in which ages are counted, so that neither a restart nor a clock that jumps makes anything older.
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+
+/// Nodes that are told at a time.
+const AT_ONCE: usize = 8;
+
+/// Removals of one message, which are 32 KiB.
+const PAGE: usize = 512;
+
+/// Messages to one node in one look: half a megabyte a minute.
+const PAGES_OF_A_LOOK: usize = 16;
+
+/// When each node last said the name of its store.
+type Greeted = Mutex<BTreeMap<NodeId, Instant>>;
+
+impl Care {
+    /// Tells others of removals for ever, and forgets those that all know.
+    pub(crate) async fn spread_removals(self: Arc<Self>) {
+        let greeted = Greeted::default();
+        let mut hour = self.engine.runtime.now() + HOUR;
+        loop {
+            self.engine.runtime.sleep(LOOK).await;
+            if let Err(error) = self.spread_once(&greeted).await {
+                tracing::warn!(%error, "the removals could not be read");
+            }
+            let now = self.engine.runtime.now();
+            if now >= hour || is_active(Bug::DropTombstoneSoon) {
+                hour = now + HOUR;
+                if let Err(error) = self.forget_removals().await {
+                    tracing::warn!(%error, "old removals could not be forgotten");
+                }
+            }
+        }
+    }
+
+    async fn spread_once(&self, greeted: &Greeted) -> Result<()> {
+        if self.node.removals_from(0, 1).await?.is_empty() {
+            return Ok(());
+        }
+        let next = self.node.next_removal().await?;
+        let others = self.others();
+        // Whoever was away is greeted anew: it may have lost its disk.
+        lock(greeted).retain(|node, _| self.engine.peers.is_connected(node));
+        let live = others.into_iter().filter(|node| self.engine.peers.is_live(node));
+        stream::iter(live)
+            .for_each_concurrent(AT_ONCE, |node| async move {
+                if let Err(error) = self.tell_removals(node, next, greeted).await {
+                    tracing::debug!(%error, node = %node.fmt_short(), "not told of removals");
+                }
+            })
+            .await;
+        Ok(())
+    }
+
+    /// The other members that can hold data.
+    fn others(&self) -> Vec<NodeId> {
+        let local = self.engine.peers.local();
+        let members = self.engine.peers.storage_members().into_iter().map(|member| member.node);
+        members.filter(|node| *node != local).collect()
+    }
+
+    async fn tell_removals(&self, node: NodeId, next: u64, greeted: &Greeted) -> Result<()> {
+        let mut told = self.node.told(node).await?;
+        let now = self.engine.runtime.now();
+        let is_greeted = lock(greeted).get(&node).is_some_and(|at| now - *at < GREET);
+        if told.next >= next && is_greeted {
+            return Ok(());
+        }
+        for _ in 0..PAGES_OF_A_LOOK {
+            let page = self.node.removals_from(told.next, PAGE).await?;
+            let place = page.last().map_or(next.max(told.next), |(number, _)| number + 1);
+            let amount = page.len() as u64;
+            let removals: Vec<Removed> = page.into_iter().map(|(_, removed)| removed).collect();
+            let request = Request::Removals { removals };
+            let store = match self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT).await? {
+                (Reply::Noted { store }, _) => store,
+                (other, _) => return Err(unexpected(&other, node)),
+            };
+            count(&self.engine.counters.removals_told, amount);
+            // Another store than before knows nothing of what the earlier one was told.
+            let known = if store == told.store { place } else { 0 };
+            let is_news = RemovalsOf { store, next: known } != told;
+            told = RemovalsOf { store, next: known };
+            if is_news {
+                self.node.keep_told(node, told).await?;
+            }
+            if told.next >= next {
+                lock(greeted).insert(node, now);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what every member that can hold data was told, and what is old enough. Members that are silent count:
+    /// they may come back with what was removed.
+    async fn forget_removals(&self) -> Result<()> {
+        let mut below = self.node.note_hour(self.options.tombstone_hours()).await?;
+        for node in self.others() {
+            below = below.min(self.node.told(node).await?.next);
+        }
+        if is_active(Bug::DropTombstoneSoon) {
+            below = u64::MAX;
+        }
+        let dropped = self.node.drop_tombstones(below).await?;
+        count(&self.engine.counters.tombstones_dropped, dropped as u64);
+        Ok(())
+    }
+}
+
+fn lock(greeted: &Greeted) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Instant>> {
+    greeted.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,99 @@
+//! Giving up what others hold.
+
+use super::*;
+
+const BOB: NodeId = NodeId::from_bytes([7; 32]);
+
+fn keep(fixture: &Fixture, layout: &Layout, indexes: &[u8]) -> Possession {
+    let request =
+        Request::Keep { extents: vec![extent(layout)], indexes: vec![indexes.to_vec()], objects: Vec::new() };
+    match block_on(fixture.node.handle(BOB, request, Bytes::new())).0 {
+        Reply::Surveyed { possessions } => possessions[0].clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn surveys_tell_what_is_held_absent_and_removed() {
+    let fixture = Fixture::new();
+    let (shards, layout) = sample(0);
+    fixture.store(&layout, &shards);
+    fixture.storage.blobs.lock().unwrap().remove(&ShardId::of(&shards[1]));
+    let (object, bytes) = manifest();
+    let ask = || Request::Survey { extents: vec![extent(&layout)], objects: vec![object] };
+    let said = |fixture: &Fixture| match fixture.reply(ask(), "") {
+        Reply::Surveyed { possessions } => possessions,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(said(&fixture), [Possession::Held(vec![0, 2]), Possession::Absent]);
+    fixture.reply(Request::PutManifest { operation: OperationId::from_bytes([0; 16]) }, bytes);
+    assert_eq!(said(&fixture)[1], Possession::Held(vec![]));
+    fixture.reply(Request::RemoveObject { object, secret: secret() }, "");
+    assert_eq!(said(&fixture)[1], Possession::Removed);
+    let many = vec![object; MAX_SURVEYED + 1];
+    let many = fixture.reply(Request::Survey { extents: Vec::new(), objects: many }, "");
+    assert_eq!(refusal(many), Refusal::Invalid);
+}
+
+#[test]
+fn what_is_released_is_gone_and_the_rest_stays() {
+    let fixture = Fixture::new();
+    let (shards, layout) = sample(0);
+    let (mut others, _) = sample(50);
+    others[0] = shards[0].clone();
+    let second = super::layout(&others);
+    fixture.store(&layout, &shards);
+    fixture.store(&second, &others);
+    let id = extent(&layout);
+    let leaving = fixture.node.leave(*id.as_bytes(), &[0, 1]).unwrap();
+    block_on(fixture.node.release_extent(id, &[0, 1], &leaving)).unwrap();
+    assert_eq!(fixture.held(&layout), Some(vec![2]));
+    assert_eq!(fixture.held(&second), Some(vec![0, 1, 2]), "another extent uses the first shard too");
+    assert!(fixture.has(&shards[0]) && !fixture.has(&shards[1]));
+    drop(leaving);
+    let leaving = fixture.node.leave(*id.as_bytes(), &[2]).unwrap();
+    block_on(fixture.node.release_extent(id, &[2], &leaving)).unwrap();
+    assert_eq!(fixture.held(&layout), None, "no record of what nothing is held of");
+}
+
+#[test]
+fn who_promised_to_keep_does_not_give_up() {
+    let fixture = Fixture::new();
+    let (shards, layout) = sample(0);
+    fixture.store(&layout, &shards);
+    let id = *extent(&layout).as_bytes();
+    assert_eq!(keep(&fixture, &layout, &[1]), Possession::Held(vec![1]));
+    assert!(fixture.node.leave(id, &[0, 1]).is_none());
+    assert!(fixture.node.leave(id, &[0]).is_some(), "nothing was promised of it");
+    fixture.runtime.seconds.store(3601, Ordering::SeqCst);
+    assert!(fixture.node.leave(id, &[0, 1]).is_some(), "the promise is over");
+}
+
+#[test]
+fn who_is_about_to_give_up_promises_nothing() {
+    let fixture = Fixture::new();
+    let (shards, layout) = sample(0);
+    fixture.store(&layout, &shards);
+    let leaving = fixture.node.leave(*extent(&layout).as_bytes(), &[1]).unwrap();
+    assert_eq!(keep(&fixture, &layout, &[0, 1, 2]), Possession::Held(vec![0, 2]));
+    drop(leaving);
+    assert_eq!(keep(&fixture, &layout, &[1]), Possession::Held(vec![1]));
+}
+
+#[test]
+fn an_old_promise_is_not_acted_on() {
+    let fixture = Fixture::new();
+    let (shards, layout) = sample(0);
+    fixture.store(&layout, &shards);
+    let id = extent(&layout);
+    let leaving = fixture.node.leave(*id.as_bytes(), &[0]).unwrap();
+    fixture.runtime.seconds.store(61, Ordering::SeqCst);
+    assert_eq!(block_on(fixture.node.release_extent(id, &[0], &leaving)).unwrap(), 0);
+    assert_eq!(fixture.held(&layout), Some(vec![0, 1, 2]));
+}
+
+#[test]
+fn a_keep_with_lists_that_do_not_fit_is_refused() {
+    let request = Request::Keep { extents: Vec::new(), indexes: vec![vec![1]], objects: Vec::new() };
+    assert_eq!(Request::decode(&request.encode()).unwrap_err().kind(), ErrorKind::Protocol);
+}

@@ -1,0 +1,155 @@
+//! Nodes are lost, come back, join and leave, and what they held is brought to where it belongs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use datamesh_core::{ErrorKind, NodeState};
+
+use crate::parts::builder;
+use crate::stories::*;
+
+fn each(seeds: u64, story: impl Fn(u64) -> Result<(), String>) {
+    for seed in 0..seeds {
+        story(seed).unwrap_or_else(|text| panic!("seed {seed}: {text}"));
+    }
+}
+
+#[test]
+fn what_a_lost_node_held_is_rebuilt_on_others() {
+    each(3, lost_node);
+}
+
+#[test]
+fn half_of_a_mesh_can_be_lost_in_pairs() {
+    each(2, one_loss_after_another);
+}
+
+#[test]
+fn a_restart_moves_nothing() {
+    each(3, restarts);
+}
+
+#[test]
+fn who_joins_is_given_its_share() {
+    each(3, newcomers);
+}
+
+#[test]
+fn nothing_is_given_up_for_a_node_that_cannot_take_it() {
+    each(2, full_newcomer);
+}
+
+#[test]
+fn an_unsteady_node_moves_nothing() {
+    each(2, unsteady_node);
+}
+
+#[test]
+fn repair_keeps_to_its_budget() {
+    each(2, slow_repair);
+}
+
+#[test]
+fn a_node_that_lost_its_disk_gets_its_shards_back() {
+    let told = tell(builder(5).nodes(6), |sim| async move {
+        let all = put_some(&sim, 12).await?;
+        sim.sleep(3 * MINUTE).await;
+        sim.wipe(3);
+        sim.restart(3).await?;
+        let took = until_margin(&sim, 0, &all, 2, 5 * MINUTE).await?;
+        println!("full margin {} s after the restart", took.as_secs());
+        sim.sleep(MINUTE).await;
+        // What the nodes say of themselves agrees with what the holders say.
+        let extents: u64 = (0..6).map(|node| sim.mesh(node).unwrap().care().margins.extents()).sum();
+        let short: u64 = (0..6).map(|node| sim.mesh(node).unwrap().care().margins.short).sum();
+        let manifests: u64 = (0..6).map(|node| sim.mesh(node).unwrap().care().margins.manifests).sum();
+        assert_eq!((extents, short, manifests), (12, 0, 12));
+        Ok(())
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn one_object_is_repaired_at_once() {
+    each(3, at_once);
+}
+
+#[test]
+fn shards_follow_a_change_of_zone() {
+    each(2, another_zone);
+}
+
+#[test]
+fn who_leaves_politely_is_not_missed() {
+    let told = tell(builder(2).nodes(8), |sim| async move {
+        let all = put_some(&sim, 12).await?;
+        sim.sleep(3 * MINUTE).await;
+        let done = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&done);
+        let drain = sim.mesh(5)?.drain().deadline(10 * MINUTE);
+        drain.progress(move |p| seen.store(p.done, Ordering::Relaxed)).await?;
+        assert!(done.load(Ordering::Relaxed) > 0);
+        sim.stop(5).await?;
+        sim.wipe(5);
+        // At once, with no repair.
+        until_margin(&sim, 0, &all, 2, Duration::ZERO).await?;
+        assert_eq!(sum(&sim, |metrics| metrics.shards_rebuilt), 0);
+        sim.crash(6);
+        sim.crash(7);
+        check_contents(&sim, 0, &all).await
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn the_last_node_cannot_leave() {
+    let told = tell(builder(2).nodes(1), |sim| async move {
+        let refused = sim.mesh(0)?.drain().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unavailable);
+        Ok(())
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn silence_is_told_in_steps() {
+    let told = tell(builder(3).nodes(4), |sim| async move {
+        let lost = sim.node_id(3)?;
+        let state =
+            || sim.mesh(0).unwrap().nodes().into_iter().find(|s| s.record.node == lost).unwrap().state;
+        assert_eq!(state(), NodeState::Up);
+        sim.freeze(3);
+        sim.sleep(Duration::from_secs(60)).await;
+        assert_eq!(state(), NodeState::Down);
+        sim.thaw(3);
+        sim.sleep(Duration::from_secs(60)).await;
+        assert_eq!(state(), NodeState::Up);
+        // A jump of a clock tells nothing of a silence.
+        sim.clock_jump(0, 7_200_000);
+        sim.sleep(Duration::from_secs(20)).await;
+        assert!((0..4).all(|node| {
+            let states = sim.mesh(node).unwrap().nodes();
+            states.iter().all(|status| status.state == NodeState::Up)
+        }));
+        sim.crash(3);
+        sim.sleep(11 * MINUTE).await;
+        assert_eq!(state(), NodeState::Gone);
+        Ok(())
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn care_can_be_paused() {
+    let told = tell(builder(4).nodes(8), |sim| async move {
+        let all = put_some(&sim, 6).await?;
+        (0..8).for_each(|node| sim.mesh(node).unwrap().pause_care());
+        sim.crash(1);
+        sim.sleep(30 * MINUTE).await;
+        assert_eq!(sum(&sim, |metrics| metrics.shards_rebuilt), 0);
+        (0..8).filter(|node| *node != 1).for_each(|node| sim.mesh(node).unwrap().resume_care());
+        until_margin(&sim, 0, &all, 2, 3 * MINUTE).await.map(drop)
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
