@@ -269,6 +269,32 @@ impl Peers {
         self.state().table.knows(encoded)
     }
 
+    /// What a member says of itself.
+    pub(crate) fn record(&self, node: &NodeId) -> Option<SignedRecord> {
+        self.state().table.record(node).cloned()
+    }
+
+    /// So many members' signed records, by node id from this one on, and from the first one after the last.
+    pub(crate) fn records_from(&self, start: NodeId, count: usize) -> Vec<SignedRecord> {
+        let state = self.state();
+        let count = count.min(state.table.len());
+        state.table.records_from(start).take(count).cloned().collect()
+    }
+
+    /// How many members are known.
+    pub(crate) fn record_count(&self) -> usize {
+        self.state().table.len()
+    }
+
+    /// How many members that hold data are connected, this node among them, and whether all are.
+    pub(crate) fn storage_connected(&self) -> (usize, bool) {
+        let state = self.state();
+        let members = || state.table.records().map(SignedRecord::record).filter(|record| record.capacity > 0);
+        let is_connected = |node: &NodeId| *node == self.local || state.routes.contains_key(node);
+        let connected = members().filter(|record| is_connected(&record.node)).count();
+        (connected, connected == members().count())
+    }
+
     /// Every member's signed record.
     pub(crate) fn records(&self) -> Vec<SignedRecord> {
         self.state().table.records().cloned().collect()
