@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::channel::oneshot;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -17,6 +17,7 @@ use crate::format::Request;
 use crate::id::NodeId;
 use crate::ports::{Inbound, Message, ReplySender, TransportEvent};
 use crate::sim::draws::Draws;
+use crate::sim::roles::{Actor, Heard};
 use crate::sim::world::{OUTSIDE, ScopeId, World, lock, nanos};
 
 /// Requests to one peer that are under way at a time; more wait with their sender.
@@ -120,8 +121,6 @@ pub(super) struct Endpoint {
     pub(super) events: VecDeque<TransportEvent>,
     pub(super) event_wakers: Vec<Waker>,
     pub(super) permits: BTreeMap<usize, Arc<async_lock::Semaphore>>,
-    /// Alters the bodies that it answers with.
-    lying: bool,
 }
 
 struct Call {
@@ -175,6 +174,8 @@ struct State {
     next: u64,
     /// The most bytes of shards that each node had under way.
     peaks: BTreeMap<usize, usize>,
+    /// The nodes that are hostile, whatever becomes of their processes.
+    actors: BTreeMap<usize, Actor>,
     draws: Draws,
 }
 
@@ -197,6 +198,7 @@ impl Network {
             serving: BTreeMap::new(),
             next: 0,
             peaks: BTreeMap::new(),
+            actors: BTreeMap::new(),
             draws: Draws::new(seed, "network"),
         };
         Arc::new(Self { state: Mutex::new(state) })
@@ -227,7 +229,6 @@ impl Network {
             events: VecDeque::new(),
             event_wakers: Vec::new(),
             permits: BTreeMap::new(),
-            lying: false,
         };
         let mut state = self.state();
         state.numbers.insert(id, node);
@@ -266,9 +267,12 @@ impl Network {
         self.state().peaks.get(&node).copied().unwrap_or(0)
     }
 
-    pub(super) fn set_lying(&self, node: usize, lying: bool) {
-        if let Some(endpoint) = self.state().endpoints.get_mut(&node) {
-            endpoint.lying = lying;
+    /// Makes a node hostile, or honest again.
+    pub(super) fn set_actor(&self, node: usize, actor: Option<Actor>) {
+        let mut state = self.state();
+        match actor {
+            Some(actor) => drop(state.actors.insert(node, actor)),
+            None => drop(state.actors.remove(&node)),
         }
     }
 
@@ -493,10 +497,23 @@ impl Net {
         let mut state = self.state();
         let Some(sender) = state.endpoints.get(&from).map(|endpoint| endpoint.id) else { return };
         let (stop, stopped) = oneshot::channel::<()>();
+        let asked = message.clone();
+        let heard = match state.actors.get_mut(&to) {
+            Some(actor) => actor.hear(message),
+            None => Heard::Pass(message),
+        };
         let Some(endpoint) = state.endpoints.get_mut(&to) else { return };
         let scope = endpoint.scope;
-        endpoint.inbox.push_back(Inbound { from: sender, message, reply });
-        let wakers = std::mem::take(&mut endpoint.inbox_wakers);
+        let mut wakers = Vec::new();
+        match heard {
+            Heard::Pass(message) => {
+                endpoint.inbox.push_back(Inbound { from: sender, message, reply });
+                wakers = std::mem::take(&mut endpoint.inbox_wakers);
+            }
+            Heard::Answer(message) => reply.send(message),
+            // The caller waits for as long as it wants to.
+            Heard::Never => return,
+        }
         state.serving.insert(call, stop);
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
@@ -507,26 +524,33 @@ impl Net {
                 // The caller is gone, or the connection: the handler may notice.
                 futures::future::Either::Right(_) => return,
             };
+            let delay = net.state().actors.get_mut(&to).map_or(Duration::ZERO, Actor::delay);
+            if !delay.is_zero() {
+                net.world.sleep(delay).await;
+            }
             let serving = net.state().serving.remove(&call);
             drop(serving);
-            let content = Content::Reply(net.check_reply(to, answer));
+            let content = Content::Reply(net.check_reply(to, &asked, answer));
             net.carry(Packet { from: to, scope, to: from, connection, call, content });
         };
         // The outside ends with the world.
         let _ = self.world.spawn(OUTSIDE, Box::pin(task));
     }
 
-    fn check_reply(&self, node: usize, answer: Result<Message, oneshot::Canceled>) -> Result<Message> {
-        let mut message = answer.map_err(|_| {
+    fn check_reply(
+        &self,
+        node: usize,
+        asked: &Message,
+        answer: Result<Message, oneshot::Canceled>,
+    ) -> Result<Message> {
+        let message = answer.map_err(|_| {
             Error::new(ErrorKind::OutcomeUnknown, "the peer gave the request up; it may have been handled")
         })?;
         super::transport::check_sizes(&message)?;
-        let mut state = self.state();
-        let lies = state.endpoints.get(&node).is_some_and(|endpoint| endpoint.lying);
-        if lies && !message.body.is_empty() {
-            message.body = altered(&message.body, &mut state.draws);
+        match self.state().actors.get_mut(&node) {
+            Some(actor) => Ok(actor.say(asked, message)),
+            None => Ok(message),
         }
-        Ok(message)
     }
 
     /// Sends a request over the connection that is there now.
@@ -534,6 +558,21 @@ impl Net {
     /// # Errors
     /// `Unavailable` where there is none.
     pub(super) fn send(
+        &self,
+        from: usize,
+        scope: ScopeId,
+        to: usize,
+        message: Message,
+    ) -> Result<(u64, oneshot::Receiver<Result<Message>>)> {
+        let forged = self.state().actors.get_mut(&from).and_then(Actor::forge);
+        if let Some(forged) = forged {
+            // Nobody waits for what comes of it.
+            drop(self.dispatch(from, scope, to, forged)?);
+        }
+        self.dispatch(from, scope, to, message)
+    }
+
+    fn dispatch(
         &self,
         from: usize,
         scope: ScopeId,
@@ -748,15 +787,6 @@ fn staged_bytes(message: &Message) -> usize {
     let stages =
         !message.body.is_empty() && matches!(Request::decode(&message.head), Ok(Request::Stage { .. }));
     if stages { message.body.len() } else { 0 }
-}
-
-fn altered(body: &Bytes, draws: &mut Draws) -> Bytes {
-    let mut bytes = BytesMut::from(body.as_ref());
-    let position = draws.index(bytes.len());
-    if let Some(byte) = bytes.get_mut(position) {
-        *byte ^= 1;
-    }
-    bytes.freeze()
 }
 
 fn pair(a: usize, b: usize) -> Way {
