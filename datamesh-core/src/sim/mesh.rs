@@ -16,8 +16,9 @@ use crate::ports::{
 };
 use crate::sim::draws::Draws;
 use crate::sim::failure::Failure;
+use crate::sim::link::Link;
 use crate::sim::medium::Medium;
-use crate::sim::network::{Link, Net, Network};
+use crate::sim::network::{Net, Network};
 use crate::sim::roles::{Actor, Role, Target};
 use crate::sim::runtime::{BEGIN, Clock, SimRuntime};
 use crate::sim::storage::{Disk, SimStorage};

@@ -20,9 +20,9 @@ use crate::sim::atlas::{Atlas, Misfortune};
 use crate::sim::campaign::Summary;
 use crate::sim::draws::Draws;
 use crate::sim::invariants::{self as must, Check};
+use crate::sim::link::Link;
 use crate::sim::mesh::SimMesh;
 use crate::sim::model::{Model, Object, State};
-use crate::sim::network::Link;
 use crate::sim::roles::Role;
 use crate::sim::world::lock;
 

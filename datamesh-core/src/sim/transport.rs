@@ -237,7 +237,8 @@ pub(super) fn check_sizes(message: &Message) -> Result<()> {
 #[cfg(all(test, feature = "testing"))]
 mod tests {
     use super::*;
-    use crate::sim::network::{Link, Network};
+    use crate::sim::link::Link;
+    use crate::sim::network::Network;
     use crate::sim::runtime::SimRuntime;
     use crate::sim::world::World;
 

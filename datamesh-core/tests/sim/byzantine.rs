@@ -1,7 +1,7 @@
 //! Hostile nodes, as many as the redundancy promises to bear: nothing becomes unreadable, nothing wrong is read, and no
 //! honest node is blamed. `DATAMESH_SEEDS` says how many seeds of each, `DATAMESH_ROLE` which role only.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use datamesh_core::placement::{DurabilityModel, durability};
 use datamesh_core::ports::Redundancy;
@@ -55,7 +55,7 @@ fn two_of_six_hostile_lose_nothing() {
 /// Every hostile node plays another role.
 #[test]
 fn mixed_roles_lose_nothing() {
-    for seed in 0..2 * seeds() {
+    for seed in 0..seeds() {
         for size in [Size::byzantine(9), Size::byzantine(10), Size::standard()] {
             let role =
                 |number: usize| Role::ALL[(seed as usize * 5 + number * 3 + size.nodes) % Role::ALL.len()];
@@ -66,7 +66,7 @@ fn mixed_roles_lose_nothing() {
 
 #[test]
 fn a_third_against_one_object_do_it_no_harm() {
-    for seed in 0..2 * seeds() {
+    for seed in 0..seeds() {
         for size in [Size::byzantine(9), Size::byzantine(10), Size::standard()] {
             assert_eq!(collude(seed, size), None, "seed {seed}, {size:?}");
         }
@@ -80,31 +80,42 @@ fn framers_achieve_nothing_at_all() {
     }
 }
 
-/// Two of nine nodes with each of these roles, and after how long what they should hold is with others.
-const FOUND_OUT: [(Role, Duration); 8] = [
-    (Role::Silent, Duration::from_secs(3600)),
-    (Role::AckAndDrop, Duration::from_secs(4 * 3600)),
-    (Role::Deny, Duration::from_secs(4 * 3600)),
-    (Role::BitFlip, Duration::from_secs(24 * 3600)),
-    (Role::Truncate, Duration::from_secs(24 * 3600)),
-    (Role::Swap, Duration::from_secs(24 * 3600)),
-    (Role::ClaimAndForget, Duration::from_secs(48 * 3600)),
-    (Role::ClaimAll, Duration::from_secs(48 * 3600)),
-];
+/// Two of nine nodes with each of these roles, and after how many hours what they should hold is with others.
+const FOUND_SOON: [(Role, u32); 4] =
+    [(Role::Silent, 1), (Role::AckAndDrop, 2), (Role::Deny, 2), (Role::Swap, 8)];
 
-#[test]
-fn who_lies_of_what_it_holds_loses_its_place() {
+/// Those of whom it takes longer to show, and who are like others of whom it does not.
+const FOUND_LATER: [(Role, u32); 4] =
+    [(Role::BitFlip, 8), (Role::Truncate, 8), (Role::ClaimAndForget, 48), (Role::ClaimAll, 48)];
+
+fn all_found_out(roles: &[(Role, u32)]) {
     let only = std::env::var("DATAMESH_ROLE").ok();
-    for (role, time) in FOUND_OUT {
+    let mut missed = Vec::new();
+    for (role, hours) in roles {
         if only.as_ref().is_some_and(|only| only != role.name()) {
             continue;
         }
         let began = Instant::now();
         for seed in 0..seeds() {
-            assert_eq!(found_out(seed, role, time), None, "{} with seed {seed}", role.name());
+            missed.extend(
+                found_out(seed, *role, *hours)
+                    .map(|text| format!("{} with seed {seed}: {text}", role.name())),
+            );
         }
-        println!("{:<18} found out within {time:?}: {:.1} s", role.name(), began.elapsed().as_secs_f64());
+        println!("{:<18} {hours} hours: {:.1} s", role.name(), began.elapsed().as_secs_f64());
     }
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
+#[test]
+fn who_lies_of_what_it_holds_loses_its_place() {
+    all_found_out(&FOUND_SOON);
+}
+
+#[test]
+#[ignore = "two simulated days take minutes"]
+fn who_claims_what_it_has_not_loses_its_place_in_two_days() {
+    all_found_out(&FOUND_LATER);
 }
 
 /// What the formula says of 4+2 where three of nine withhold is what happens, within five points of a hundred, which is

@@ -199,15 +199,15 @@ impl Stage {
 pub(crate) fn bear(seed: u64, size: Size, role: impl Fn(usize) -> Role) -> Option<String> {
     tell(size.mesh(seed), |sim| async move {
         let mut stage = Stage::new(sim.clone(), size.draw(seed))?;
-        stage.put(&[300_000, 1_000, 40_000]).await?;
+        stage.put(&[264_000, 1_000, 20_000]).await?;
         stage.play(role);
-        stage.put(&[2_000, 60_000]).await?;
-        stage.read(size.nodes).await?;
-        sim.sleep(20 * MINUTE).await;
+        stage.put(&[2_000, 40_000]).await?;
+        stage.read(3).await?;
+        sim.sleep(15 * MINUTE).await;
         stage.read(2).await?;
         stage.remove_one().await?;
-        stage.put(&[50_000]).await?;
-        sim.sleep(100 * MINUTE).await;
+        stage.put(&[30_000]).await?;
+        sim.sleep(45 * MINUTE).await;
         stage.read(2).await?;
         stage.nobody_honest_is_blamed()?;
         stage.hostile.iter().for_each(|node| sim.crash(*node));
@@ -230,22 +230,22 @@ pub(crate) fn collude(seed: u64, size: Size) -> Option<String> {
             let role = |number| if spoils(number) { Role::Spoil } else { Role::Withhold };
             stage.play(|number| role(number)(receipt.object));
             stage.read(size.nodes).await?;
-            sim.sleep(20 * MINUTE).await;
-            stage.read(2).await?;
+            sim.sleep(15 * MINUTE).await;
+            stage.read(1).await?;
         }
         stage.nobody_honest_is_blamed()
     })
 }
 
 /// Nodes that lie of what they hold lose their place: what they were to hold is with others, and nobody honest is blamed.
-pub(crate) fn found_out(seed: u64, role: Role, time: Duration) -> Option<String> {
+pub(crate) fn found_out(seed: u64, role: Role, hours: u32) -> Option<String> {
     let size = Size { nodes: 9, hostile: 2, redundancy: Redundancy::STANDARD };
     tell(size.mesh(seed), |sim| async move {
         let mut stage = Stage::new(sim.clone(), size.draw(seed))?;
-        stage.put(&[40_000; 12]).await?;
+        stage.put(&[20_000; 12]).await?;
         stage.play(|_| role);
-        stage.put(&[40_000; 4]).await?;
-        sim.sleep(time).await;
+        stage.put(&[20_000; 4]).await?;
+        sim.sleep(hours * 60 * MINUTE).await;
         stage.read(1).await?;
         stage.nobody_honest_is_blamed()?;
         let reader = stage.honest()[0];
@@ -257,7 +257,7 @@ pub(crate) fn found_out(seed: u64, role: Role, time: Duration) -> Option<String>
         let short = margins.iter().filter(|margin| **margin < 2).count();
         must(
             short == 0,
-            format!("after {time:?} without the hostile {:?}: margins {margins:?}", stage.hostile),
+            format!("after {hours} hours without the hostile {:?}: margins {margins:?}", stage.hostile),
         )
     })
 }
@@ -271,8 +271,8 @@ pub(crate) fn framers_achieve_nothing(seed: u64) -> Option<String> {
         let shards = |stage: &Stage| stage.honest().iter().map(|node| sim.shards(*node)).collect::<Vec<_>>();
         let before = shards(&stage);
         stage.play(|_| Role::Frame);
-        for _ in 0..6 {
-            sim.sleep(40 * MINUTE).await;
+        for _ in 0..4 {
+            sim.sleep(30 * MINUTE).await;
             let now = shards(&stage);
             must(now == before, format!("honest nodes had {before:?} shards and have {now:?}"))?;
         }
