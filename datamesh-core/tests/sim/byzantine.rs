@@ -1,12 +1,13 @@
 //! Hostile nodes, as many as the redundancy promises to bear: nothing becomes unreadable, nothing wrong is read, and no
 //! honest node is blamed. `DATAMESH_SEEDS` says how many seeds of each, `DATAMESH_ROLE` which role only.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use datamesh_core::placement::{DurabilityModel, durability};
 use datamesh_core::ports::Redundancy;
-use datamesh_core::sim::Role;
+use datamesh_core::sim::{Campaign, Misfortune, Role};
 
+use crate::parts::parts;
 use crate::roles::{Size, bear, collude, found_out, framers_achieve_nothing, unreadable};
 
 fn seeds() -> u64 {
@@ -116,6 +117,18 @@ fn who_lies_of_what_it_holds_loses_its_place() {
 #[ignore = "two simulated days take minutes"]
 fn who_claims_what_it_has_not_loses_its_place_in_two_days() {
     all_found_out(&FOUND_LATER);
+}
+
+/// Campaigns in which nodes turn hostile for a while, in roles that the seeds draw, crash, and lose their disks.
+#[test]
+fn liars_among_other_misfortunes() {
+    for seed in 0..3 * seeds() {
+        let kinds = [Misfortune::Lie, Misfortune::Crash, Misfortune::Wipe, Misfortune::Isolate];
+        let campaign = Campaign::new(seed, parts()).duration(Duration::from_secs(1200)).misfortunes(kinds);
+        let summary = campaign.run().unwrap_or_else(|failure| panic!("{failure}"));
+        let roles: Vec<_> = summary.operations.iter().filter(|(name, _)| name.starts_with("lie: ")).collect();
+        println!("seed {seed}: {roles:?}");
+    }
 }
 
 /// What the formula says of 4+2 where three of nine withhold is what happens, within five points of a hundred, which is
