@@ -8,11 +8,13 @@
 )]
 
 mod audit;
+mod byzantine;
 mod campaigns;
 mod care;
 mod first;
 mod parts;
 mod removal;
+mod roles;
 mod scrub;
 mod slow;
 mod stories;
