@@ -39,12 +39,14 @@ struct Drawn {
 }
 
 impl Care {
+    /// Takes up whom earlier processes of this node did not trust, before anything is decided.
+    pub(crate) async fn recall_distrust(&self) -> Result<()> {
+        self.node.distrusted().await?.into_iter().for_each(|node| self.engine.peers.distrust(node));
+        Ok(())
+    }
+
     /// Audits for ever, at the pace that [`pause_after`] says.
     pub(crate) async fn audit(self: Arc<Self>) {
-        match self.node.distrusted().await {
-            Ok(nodes) => nodes.into_iter().for_each(|node| self.engine.peers.distrust(node)),
-            Err(error) => tracing::warn!(%error, "whom not to trust could not be read"),
-        }
         let mut challenged = 1;
         loop {
             self.engine.runtime.sleep(pause_after(challenged)).await;

@@ -41,6 +41,12 @@ const SUSPECT_PHI: u64 = 8_000;
 /// Phi, in thousandths, from which it is down.
 const DOWN_PHI: u64 = 16_000;
 
+/// A silence so long is an absence: what was asked meanwhile says nothing of a peer that is there again.
+const ABSENCE: Duration = Duration::from_secs(30);
+
+/// Refusals to say what is held that lie further apart are not one refusal.
+const MUTE_GAP: Duration = Duration::from_secs(300);
+
 /// What is believed of the answers of a peer that was never heard.
 const FIRST_MEAN: Duration = Duration::from_secs(1);
 
@@ -112,6 +118,9 @@ impl Detector {
     /// The peer gave a sign of life.
     pub(crate) fn heard(&mut self, node: NodeId, now: Instant) {
         let watch = self.peers.entry(node).or_default();
+        if watch.is_absent(now) {
+            watch.mute = None;
+        }
         (watch.heard, watch.waiting, watch.failed) = (Some(now), None, None);
     }
 
@@ -132,11 +141,13 @@ impl Detector {
         watch.waiting.get_or_insert(now);
     }
 
-    /// The peer was asked what it holds, and said it or did not. One that never says it is as good as gone: else it would
-    /// keep others from taking over for ever.
+    /// The peer was asked what it holds, and said it or did not. One that never says it, while it answers other questions,
+    /// is as good as gone: else it would keep others from taking over for ever.
     pub(crate) fn surveyed(&mut self, node: NodeId, now: Instant, answered: bool) {
         let watch = self.peers.entry(node).or_default();
-        watch.mute = if answered { None } else { Some((watch.mute.map_or(now, |(first, _)| first), now)) };
+        let before = watch.mute.filter(|(_, last)| now - *last <= MUTE_GAP);
+        let is_mute = !answered && !watch.is_absent(now);
+        watch.mute = is_mute.then(|| (before.map_or(now, |(first, _)| first), now));
     }
 
     /// Whether it is worth asking the peer: it has not just failed.
@@ -203,6 +214,11 @@ impl Detector {
 }
 
 impl Watch {
+    /// Whether it has not answered anything for longer than a hiccup takes.
+    fn is_absent(&self, now: Instant) -> bool {
+        self.waiting.is_some_and(|since| now - since >= ABSENCE)
+    }
+
     fn state(&self, now: Instant, connected: bool, grace: Duration) -> NodeState {
         let grace = if is_active(Bug::SuspectIsGone) { Duration::from_secs(8) } else { grace };
         // Nobody asks who is gone: after a while it has another chance.
@@ -345,6 +361,21 @@ mod tests {
         assert!(!detector.is_gone(&node(), at(5_000_000)), "another chance");
         detector.surveyed(node(), at(700_000), true);
         assert_eq!(detector.state(&node(), at(700_000), true), NodeState::Up);
+    }
+
+    #[test]
+    fn who_was_away_is_not_taken_for_one_who_keeps_silent() {
+        let mut detector = Detector::new(GRACE, at(0));
+        // Asked once before it was away, often meanwhile, and once when it was just back.
+        detector.failed(node(), at(1_000));
+        (1..900).for_each(|second| detector.surveyed(node(), at(second * 1000), false));
+        detector.heard(node(), at(901_000));
+        detector.surveyed(node(), at(902_000), false);
+        assert!(!detector.is_gone(&node(), at(902_000)));
+        // Two questions an hour apart that it missed by chance are no silence either.
+        detector.heard(node(), at(903_000));
+        detector.surveyed(node(), at(4_500_000), false);
+        assert!(!detector.is_gone(&node(), at(4_500_000)));
     }
 
     #[test]

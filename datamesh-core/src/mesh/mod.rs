@@ -390,6 +390,7 @@ impl Core {
 
     async fn begin(self: &Arc<Self>, bootstrap: &[Address], rotten: Rotten) -> Result<()> {
         self.load_members().await?;
+        self.care.recall_distrust().await?;
         for number in 0..self.engine.peers.transports().len() {
             self.tasks.start(Arc::clone(self).serve(number))?;
             self.tasks.start(Arc::clone(self).follow(number))?;

@@ -14,6 +14,7 @@ mod first;
 mod parts;
 mod removal;
 mod scrub;
+mod slow;
 mod stories;
 mod story;
 mod upkeep;
