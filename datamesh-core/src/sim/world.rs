@@ -123,6 +123,7 @@ impl fmt::Debug for World {
 }
 
 impl World {
+    #[cfg(test)]
     pub(crate) fn new(seed: u64, keep_lines: bool) -> Arc<Self> {
         Self::watched(seed, keep_lines, None)
     }
