@@ -18,7 +18,7 @@ use crate::object::segment::{Codec, Coder, Decoded, Place, wrong_shards};
 use crate::object::{ASK_LIMIT, Engine, READ_LIMIT};
 use crate::observe::{Event, count};
 use crate::peers::unexpected;
-use crate::placement::{CallClass, rank};
+use crate::placement::{CallClass, DEFAULT_HEDGE, rank};
 use crate::ports::Redundancy;
 
 /// What asking for a parity shard costs in the choice of holders, beside its latency: a decode takes CPU that a busy
@@ -122,7 +122,7 @@ impl ExtentReader {
     ) -> Result<Layout> {
         let members = engine.peers.storage_members();
         let mut order: Vec<NodeId> = rank(placement.as_bytes(), &members).extent_order(redundancy);
-        order.sort_by_key(|node| (*node != engine.peers.local(), !engine.peers.is_live(node)));
+        engine.peers.order_by_promise(&mut order, &members);
         let mut order = order.into_iter();
         let mut silent = Vec::new();
         let mut running = FuturesUnordered::new();
@@ -130,9 +130,12 @@ impl ExtentReader {
             let call = engine.peers.call(node, Request::ReadLayout { extent: id }, Bytes::new(), ASK_LIMIT);
             call.map(move |answer| (node, answer))
         };
-        running.extend(order.next().map(ask));
+        let mut last = order.next();
+        running.extend(last.map(ask));
         while !running.is_empty() {
-            let hedge = engine.runtime.sleep(crate::placement::DEFAULT_HEDGE);
+            let patience =
+                last.map_or(DEFAULT_HEDGE, |node| engine.peers.hedge_after(&node, CallClass::Small));
+            let hedge = engine.runtime.sleep(patience);
             match future::select(running.next(), hedge).await {
                 Either::Left((Some((_, Ok((Reply::Done, body)))), _)) if ExtentId::of(&body) == id => {
                     return Layout::decode(&body);
@@ -141,7 +144,9 @@ impl ExtentReader {
                 Either::Left((Some((node, _)), _)) => silent.push(node),
                 Either::Left((None, _)) => break,
             }
-            running.extend(order.next().map(ask));
+            let next = order.next();
+            running.extend(next.map(ask));
+            last = next.or(last);
         }
         if silent.is_empty() {
             return Err(Error::new(
@@ -271,6 +276,12 @@ impl ExtentReader {
                 Either::Left((Some((index, node, answer)), _)) => self.take(index, node, answer, collecting),
                 Either::Left((None, _)) => {}
                 Either::Right(_) => {
+                    // Whoever owes an answer may owe it for long: others may have what it has.
+                    if self.next_candidate(collecting).is_none()
+                        && !std::mem::replace(&mut collecting.described, true)
+                    {
+                        self.describe().await;
+                    }
                     if collecting.extra < self.layout.redundancy.total() {
                         collecting.extra += 1;
                         count(&self.engine.counters.hedges, 1);
@@ -343,7 +354,7 @@ impl ExtentReader {
     fn hedge_after(&self, collecting: &Collecting) -> Duration {
         let asked = collecting.running.values();
         let slowest = asked.map(|node| self.engine.peers.hedge_after(node, CallClass::Bulk)).max();
-        slowest.unwrap_or(crate::placement::DEFAULT_HEDGE)
+        slowest.unwrap_or(DEFAULT_HEDGE)
     }
 
     /// Drops shards that are not what the layout names, and tells of those who sent them.
@@ -397,11 +408,16 @@ impl ExtentReader {
     /// What every member that can hold data says that it holds of the extent.
     pub(crate) async fn holdings(&self) -> Vec<(NodeId, Result<Vec<u8>>)> {
         let members = self.engine.peers.storage_members();
+        let total = self.layout.redundancy.total();
         let ask = |node: NodeId| {
             let request = Request::Describe { extents: vec![self.id] };
             let call = self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT);
             let read = move |answer: Result<(Reply, Bytes)>| match answer? {
-                (Reply::Described { held }, _) => Ok(held.into_iter().next().flatten().unwrap_or_default()),
+                (Reply::Described { held }, _) => {
+                    let mut held = held.into_iter().next().flatten().unwrap_or_default();
+                    held.retain(|index| usize::from(*index) < total);
+                    Ok(held)
+                }
                 (other, _) => Err(unexpected(&other, node)),
             };
             (node, call.map(read))

@@ -12,14 +12,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Refusal, Reply, Request, SignedRecord};
 use crate::id::NodeId;
 use crate::node::Node;
-use crate::placement::{CallClass, Member, MemberTable, Merge, PeerTiming};
-use crate::ports::{DynTransport, Instant, Message, PeerRoute, Runtime};
+use crate::placement::{CallClass, Member, MemberTable, Merge, PeerTiming, slow_ones, without_slow};
+use crate::planted::{Bug, is_active};
+use crate::ports::{DynTransport, Instant, Message, PeerRoute, Redundancy, Runtime};
 
 /// Messages of fewer bytes say more of the latency of a link than of what it carries.
 const LEAST_MEASURED: usize = 16 << 10;
 
 /// With each measurement this part of the earlier best is forgotten.
 const GOODPUT_FADE: u64 = 64;
+
+/// How long a node is left out of writes for having been slow to store, before it is tried again.
+const SLOW_FOR: Duration = Duration::from_secs(60);
 
 /// The local node and the peers that it can ask.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub(crate) struct Peers {
 struct State {
     table: MemberTable,
     timing: BTreeMap<NodeId, PeerTiming>,
+    /// When each last took something in.
+    stored: BTreeMap<NodeId, Instant>,
     detector: Detector,
     /// The bytes that the fastest link has lately carried in a second.
     goodput: u64,
@@ -86,6 +92,7 @@ impl Peers {
         let state = State {
             table: MemberTable::new(),
             timing: BTreeMap::new(),
+            stored: BTreeMap::new(),
             detector: Detector::new(grace, runtime.now()),
             goodput: 0,
             routes: BTreeMap::new(),
@@ -144,23 +151,63 @@ impl Peers {
         members
     }
 
+    /// The live members without those that are far slower than the others, where no margin of what has this key is less
+    /// for it.
+    pub(crate) fn prompt_members(&self, key: &[u8; 32], redundancy: Redundancy) -> Vec<Member> {
+        let members = self.live_members();
+        let slow = self.slow_ones(&members);
+        without_slow(key, members, &slow, redundancy)
+    }
+
+    /// Those of these members that lately answered, or stored, far slower than the others.
+    pub(crate) fn slow_ones(&self, members: &[Member]) -> Vec<NodeId> {
+        let now = self.runtime.now();
+        let state = self.state();
+        let lately = |node: &NodeId, class| state.timing.get(node).and_then(|timing| timing.lately(class));
+        let is_fresh = |node: &NodeId| state.stored.get(node).is_some_and(|at| now - *at < SLOW_FOR);
+        let others = || members.iter().map(|member| member.node).filter(|node| *node != self.local);
+        let small = others().filter_map(|node| Some((node, lately(&node, CallClass::Small)?)));
+        let store =
+            others().filter(is_fresh).filter_map(|node| Some((node, lately(&node, CallClass::Store)?)));
+        let mut slow = slow_ones(&small.collect::<Vec<_>>());
+        slow.extend(slow_ones(&store.collect::<Vec<_>>()));
+        slow
+    }
+
     /// The members that can hold data, are not gone and are believed: what each has is its own, whether or not it answers.
     pub(crate) fn present_members(&self) -> Vec<Member> {
         let now = self.runtime.now();
         let state = self.state();
         let mut members = state.table.members();
         let is_present = |node: &NodeId| {
-            *node == self.local || (!state.detector.is_gone(node, now) && !state.distrusted.contains(node))
+            *node == self.local || (!state.detector.is_gone(node, now) && state.is_believed(node))
         };
         members.retain(|member| member.capacity > 0 && is_present(&member.node));
         members
+    }
+
+    /// Those of the present members that prove what they say to hold: on these care counts.
+    pub(crate) fn reliable_members(&self) -> Vec<Member> {
+        let mut members = self.present_members();
+        let state = self.state();
+        let is_poor = |node: &NodeId| state.audits.get(node).is_some_and(Audits::is_poor);
+        members.retain(|member| member.node == self.local || !is_poor(&member.node));
+        members
+    }
+
+    /// Whether what a node says to hold is believed.
+    pub(crate) fn is_believed(&self, node: &NodeId) -> bool {
+        self.state().is_believed(node)
     }
 
     /// The members that offer no capacity any more and are not gone: they may still have what they had.
     pub(crate) fn leaving_members(&self) -> Vec<NodeId> {
         let now = self.runtime.now();
         let state = self.state();
-        let is_leaving = |member: &Member| member.capacity == 0 && !state.detector.is_gone(&member.node, now);
+        let is_leaving = |member: &Member| {
+            let believed = !state.distrusted.contains(&member.node);
+            member.capacity == 0 && believed && !state.detector.is_gone(&member.node, now)
+        };
         state.table.members().into_iter().filter(is_leaving).map(|member| member.node).collect()
     }
 
@@ -305,6 +352,13 @@ impl Peers {
         state.table.records().map(of).collect()
     }
 
+    /// Puts this node first, which costs nothing to ask, and last who is known to be down, after who is slow; else the
+    /// order stays.
+    pub(crate) fn order_by_promise(&self, order: &mut [NodeId], members: &[Member]) {
+        let slow = self.slow_ones(members);
+        order.sort_by_key(|node| (*node != self.local, !self.is_live(node), slow.contains(node)));
+    }
+
     /// How promising it is to ask this node for a shard; less is better.
     pub(crate) fn score(&self, node: &NodeId) -> Duration {
         let now = self.runtime.now();
@@ -396,7 +450,9 @@ impl Peers {
         }
         let class = class_of(&request, &body);
         let (started, sent) = (self.runtime.now(), body.len());
+        let mut overtaken = Overtaken { peers: self, node, class, started, answered: false };
         let answer = self.carry(node, Message { head: request.encode(), body }, limit).await;
+        overtaken.answered = true;
         let answer = answer.and_then(|message| Ok((Reply::decode(&message.head)?, message.body)));
         if let Ok((_, body)) = &answer {
             self.note_carried(sent.saturating_add(body.len()), started);
@@ -438,19 +494,20 @@ impl Peers {
         self.state().goodput
     }
 
-    fn note(&self, node: NodeId, class: Option<CallClass>, started: Instant, error: Option<&Error>) {
+    fn note(&self, node: NodeId, class: CallClass, started: Instant, error: Option<&Error>) {
         let now = self.runtime.now();
         let mut state = self.state();
         let timing = state.timing.entry(node).or_default();
         match error {
             None => {
+                timing.record_success(class, now - started);
                 match class {
-                    Some(class) => timing.record_success(class, now - started),
-                    None => timing.record_untimed_success(),
-                }
-                match class {
-                    Some(CallClass::Small) => state.detector.answered(node, now, now - started),
-                    _ => state.detector.heard(node, now),
+                    CallClass::Small => state.detector.answered(node, now, now - started),
+                    CallClass::Bulk => state.detector.heard(node, now),
+                    CallClass::Store => {
+                        state.stored.insert(node, now);
+                        state.detector.heard(node, now);
+                    }
                 }
             }
             Some(error) => {
@@ -467,16 +524,45 @@ impl Peers {
 }
 
 /// What a call's time tells of the answers to come. Whoever takes data in waits for its disk, or for other puts: that
-/// says nothing of how fast it gives data out, and readers choose by these times.
-fn class_of(request: &Request, body: &Bytes) -> Option<CallClass> {
+/// says nothing of how fast it gives data out.
+fn class_of(request: &Request, body: &Bytes) -> CallClass {
     match request {
-        Request::ReadShard { .. } => Some(CallClass::Bulk),
-        _ if body.is_empty() => Some(CallClass::Small),
-        _ => None,
+        Request::ReadShard { .. } => CallClass::Bulk,
+        _ if body.is_empty() => CallClass::Small,
+        _ => CallClass::Store,
+    }
+}
+
+/// A call whose answer nobody waits for any more took at least so long.
+struct Overtaken<'a> {
+    peers: &'a Peers,
+    node: NodeId,
+    class: CallClass,
+    started: Instant,
+    answered: bool,
+}
+
+impl Drop for Overtaken<'_> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        let now = self.peers.runtime.now();
+        let mut state = self.peers.state();
+        let timing = state.timing.entry(self.node).or_default();
+        timing.record_unanswered(self.class, now - self.started);
+        if self.class == CallClass::Store {
+            state.stored.insert(self.node, now);
+        }
     }
 }
 
 impl State {
+    /// Whether what a node says to hold is believed.
+    fn is_believed(&self, node: &NodeId) -> bool {
+        !self.distrusted.contains(node) || is_active(Bug::BelieveDistrusted)
+    }
+
     /// Whether a node may get new shards.
     fn is_reliable(&self, node: &NodeId) -> bool {
         !self.distrusted.contains(node) && !self.audits.get(node).is_some_and(Audits::is_poor)
