@@ -82,6 +82,10 @@ pub enum Bug {
     PingPong,
     /// Repair takes bytes without asking its budget.
     IgnoreRepairBudget,
+    /// What a node says to hold counts also when its proofs were wrong.
+    BelieveDistrusted,
+    /// A node that is told of a wrong shard gives it up without a look at it.
+    BelieveAccusers,
 }
 
 /// Whether a bug is planted now.

@@ -112,7 +112,7 @@ impl Work {
 
     /// The members that answer, as far as was seen.
     fn answering(&self, report: &RepairReport) -> Vec<Member> {
-        let mut members = self.engine.peers.storage_members();
+        let mut members = self.believed();
         members.retain(|member| !report.unreached.contains(&member.node));
         members
     }
@@ -190,14 +190,24 @@ impl Work {
         let request = Request::Survey { extents: vec![id], objects: Vec::new() };
         let mut answers = self.ask(request, report).await;
         answers.retain(|_, answer| answer.is_some());
+        let total = layout.redundancy.total();
+        let clip = |answer: &mut Option<Possession>| *answer = answer.take().map(|said| said.of_total(total));
+        answers.values_mut().for_each(clip);
         let view = View { members: self.answering(report), leaving: Vec::new() };
         let key = layout.placement.as_bytes();
         plan_extent(key, layout.redundancy, &view, &answers, self.engine.peers.local())
     }
 
+    /// The members that can hold data and whose claims count.
+    fn believed(&self) -> Vec<Member> {
+        let mut members = self.engine.peers.storage_members();
+        members.retain(|member| self.engine.peers.is_believed(&member.node));
+        members
+    }
+
     /// Asks every member that can hold data about one thing.
     async fn ask(&self, request: Request, report: &mut RepairReport) -> Answers {
-        let members = self.engine.peers.storage_members();
+        let members = self.believed();
         let call = |node| (node, self.engine.peers.call(node, request.clone(), Bytes::new(), ASK_LIMIT));
         let calls = members.iter().map(|member| call(member.node)).collect();
         let mut answers = Answers::new();

@@ -83,9 +83,6 @@ pub(super) fn plan_extent(
     answers: &Answers,
     local: NodeId,
 ) -> Option<ExtentPlan> {
-    if is_removed(answers, redundancy) {
-        return None;
-    }
     let answering: Vec<Member>;
     let members = if is_active(Bug::UnreachableIsAbsent) {
         let answers = |member: &&Member| answers.get(&member.node).is_some_and(Option::is_some);
@@ -106,6 +103,11 @@ pub(super) fn plan_extent(
         .collect();
     let held: BTreeSet<u8> =
         holders.iter().filter_map(said).flat_map(|said| said.indexes().iter().copied()).collect();
+    // Whoever holds the rest is told of the removal, with its proof; until then what can be read is kept up, for anybody
+    // may say so.
+    if held.len() < redundancy.data() && answers.values().flatten().any(|said| *said == Possession::Removed) {
+        return None;
+    }
     let near = ranking.nodes().take(reach(redundancy)).chain(view.leaving.iter().copied());
     let silent = near.filter_map(|node| answers.get(&node)).any(Option::is_none);
     let seats: Vec<Seat> = (0..=u8::MAX).zip(homes.holders().iter().copied()).collect();
@@ -168,22 +170,15 @@ fn seats_for<'a>(
     seats
 }
 
-/// Whether a home can be given what it lacks: it answered, and was not told to remove it.
+/// Whether a home can be given what it lacks: it answered. One that was rightly told to remove it refuses.
 fn takes(said: Option<&Possession>) -> bool {
-    matches!(said, Some(Possession::Absent | Possession::Held(_)))
+    said.is_some()
 }
 
 /// Codes of little parity are repaired at the first loss, others when half of it is gone: a lost shard costs the reading of
 /// k others, however many are lost, and one that is away often comes back.
 fn is_urgent(redundancy: Redundancy, spare: usize) -> bool {
     redundancy.parity() <= 2 || spare <= redundancy.parity().div_ceil(2)
-}
-
-/// Whether more nodes than may lie, or most of those that hold nothing, say that it was removed.
-fn is_removed(answers: &Answers, redundancy: Redundancy) -> bool {
-    let said = |wanted: &Possession| answers.values().flatten().filter(|said| *said == wanted).count();
-    let removed = said(&Possession::Removed);
-    removed > redundancy.parity() || (removed > 0 && removed > said(&Possession::Absent))
 }
 
 /// What is to be done for one manifest.
@@ -201,7 +196,7 @@ pub(super) struct ManifestPlan {
     pub(super) homes: Vec<NodeId>,
 }
 
-/// Decides for a manifest; `None` where it was removed, or no member can hold it.
+/// Decides for a manifest.
 pub(super) fn plan_manifest(
     key: &[u8; 32],
     redundancy: Redundancy,
@@ -209,15 +204,12 @@ pub(super) fn plan_manifest(
     answers: &Answers,
     local: NodeId,
 ) -> Option<ManifestPlan> {
-    if is_removed(answers, redundancy) {
-        return None;
-    }
     let ranking = rank(key, &view.members);
     let homes = ranking.manifest_holders(redundancy);
     let said = |node: &NodeId| answers.get(node).and_then(Option::as_ref);
     let has = |node: &NodeId| matches!(said(node), Some(Possession::Held(_)));
     let holders: Vec<NodeId> = ranking.nodes().chain(view.leaving.iter().copied()).filter(has).collect();
-    let lacking = |node: &&NodeId| said(node) == Some(&Possession::Absent);
+    let lacking = |node: &&NodeId| takes(said(node)) && !has(node);
     let is_home = homes.iter().all(has);
     Some(ManifestPlan {
         margin: holders.len().saturating_sub(1).min(redundancy.parity()),
@@ -378,17 +370,26 @@ mod tests {
         let local = first_holder(&members);
         let mut answers: Answers =
             members.iter().map(|member| (member.node, Some(Possession::Removed))).collect();
-        answers.insert(local, Some(Possession::Held(vec![0, 1, 2, 3])));
+        answers.insert(local, Some(Possession::Held(vec![0, 1, 2])));
         assert_eq!(plan_extent(&KEY, CODE, &view(&members), &answers, local), None);
-        assert_eq!(plan_manifest(&KEY, CODE, &view(&members), &answers, local), None);
-        // One that says so of what the others hold is not believed.
+    }
+
+    #[test]
+    fn who_says_that_it_was_removed_does_not_keep_it_from_repair() {
+        let members = members(9);
+        let holders = holders(&members);
+        // Those who never held it, and one who lost it, say that it was removed.
         let mut answers = at_home(&members);
-        answers.insert(local, Some(Possession::Removed));
-        answers.remove(&rank(&KEY, &members).nodes().nth(8).unwrap());
-        assert!(
-            plan_extent(&KEY, CODE, &view(&members), &answers, rank(&KEY, &members).nodes().nth(1).unwrap())
-                .is_some()
-        );
+        answers.values_mut().filter(|said| **said == Some(Possession::Absent)).for_each(|said| {
+            *said = Some(Possession::Removed);
+        });
+        answers.insert(holders[0], Some(Possession::Removed));
+        let plan = plan(&members, &answers, holders[1]);
+        assert_eq!((plan.lost.len(), plan.is_due, plan.turn), (1, true, Some(0)));
+        let answers = members.iter().map(|member| (member.node, Some(Possession::Removed)));
+        let answers = answers.chain([(holders[1], Some(Possession::Held(vec![])))]).collect();
+        let manifest = plan_manifest(&KEY, CODE, &view(&members), &answers, holders[1]).unwrap();
+        assert!(manifest.lacking.len() >= 2);
     }
 
     #[test]

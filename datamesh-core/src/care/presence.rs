@@ -40,7 +40,7 @@ impl Care {
 
     /// Takes in who is a member now.
     pub(super) fn observe_members(&self) {
-        let (all, present) = (self.engine.peers.storage_members(), self.engine.peers.present_members());
+        let (all, present) = (self.engine.peers.storage_members(), self.engine.peers.reliable_members());
         let now = self.engine.runtime.now();
         if self.roster().observe(&all, &present, now) {
             self.wake();

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::{self, TryStreamExt};
 
+use crate::care::Audit;
 use crate::care::pace::Pace;
 use crate::care::plan::Seat;
 use crate::error::{Error, ErrorKind, Result};
@@ -277,8 +278,13 @@ impl Mending<'_> {
             let answer = self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT).await;
             let Ok((Reply::Surveyed { possessions }, _)) = answer else { continue };
             let held = possessions.first().map_or(&[][..], Possession::indexes);
-            let filled = seats.iter().filter(|(index, home)| *home == node && held.contains(index));
+            let its = seats.iter().filter(|(_, home)| *home == node);
+            let (filled, lacking): (Vec<Seat>, Vec<Seat>) = its.partition(|(index, _)| held.contains(index));
             moved.seats.extend(filled);
+            if !lacking.is_empty() && !moved.failed.iter().any(|(failed, _)| *failed == node) {
+                // It has just said that it had committed them.
+                self.engine.peers.audited(node, Audit::Silent);
+            }
         }
     }
 
@@ -310,10 +316,10 @@ impl Moved {
     }
 }
 
-/// Gives a manifest to a node.
+/// Gives a manifest to a node, and asks afterwards whether it has it.
 ///
 /// # Errors
-/// The node's own; `NotStored` where it was removed there.
+/// The node's own; `NotStored` where it was removed there, or is not there though the node said so.
 pub(super) async fn place_manifest(
     engine: &Engine,
     pace: &Pace,
@@ -325,9 +331,21 @@ pub(super) async fn place_manifest(
     let operation = OperationId::from_bytes(engine.runtime.random()?);
     let request = Request::PutManifest { operation };
     match engine.peers.call(node, request, manifest.clone(), STORE_LIMIT).await? {
-        (Reply::Done, _) => Ok(()),
+        (Reply::Done, _) => {}
         (Reply::Removed, _) => {
-            Err(Error::new(ErrorKind::NotStored, "the object was removed there").with_subject(object))
+            return Err(Error::new(ErrorKind::NotStored, "the object was removed there").with_subject(object));
+        }
+        (other, _) => return Err(unexpected(&other, node)),
+    }
+    let request = Request::Survey { extents: Vec::new(), objects: vec![object] };
+    match engine.peers.call(node, request, Bytes::new(), ASK_LIMIT).await? {
+        (Reply::Surveyed { possessions }, _) if matches!(possessions.first(), Some(Possession::Held(_))) => {
+            Ok(())
+        }
+        (Reply::Surveyed { .. }, _) => {
+            engine.peers.audited(node, Audit::Silent);
+            let text = "the node said to have taken the manifest, and has it not";
+            Err(Error::new(ErrorKind::NotStored, text).with_subject(object))
         }
         (other, _) => Err(unexpected(&other, node)),
     }

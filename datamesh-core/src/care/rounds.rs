@@ -139,7 +139,7 @@ impl Care {
 
     /// Who may hold data now, and who may have some.
     fn view(&self) -> View {
-        View { members: self.engine.peers.present_members(), leaving: self.engine.peers.leaving_members() }
+        View { members: self.engine.peers.reliable_members(), leaving: self.engine.peers.leaving_members() }
     }
 
     /// One round; says when the next is due.

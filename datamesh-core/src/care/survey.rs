@@ -216,8 +216,9 @@ async fn ask<I: Subject>(
         engine.peers.surveyed(node, answer.is_ok());
         let mut said = answer.unwrap_or_default().into_iter();
         for number in numbers {
-            if let Some(answers) = answers.get_mut(number) {
-                answers.insert(node, said.next());
+            let said = said.next();
+            if let (Some(answers), Some(entry)) = (answers.get_mut(number), entries.get(number)) {
+                answers.insert(node, said.map(|said| said.of_total(entry.redundancy.total())));
             }
         }
     }

@@ -9,7 +9,8 @@ use super::{Answer, Node, NodeEvent, id_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Layout, MAX_EXTENTS_DESCRIBED, Reply, StoredExtent, StoredManifest};
 use crate::id::{ExtentId, ObjectId, ShardId};
-use crate::ports::Table;
+use crate::planted::{Bug, is_active};
+use crate::ports::{Batch, Table};
 
 impl Node {
     /// A shard's bytes; bytes that fail their check are an event and never given out.
@@ -81,6 +82,10 @@ impl Node {
     /// Verifies this node's own copy of a shard. A corrupt one is given up, so that it counts as missing and
     /// repair can bring it back; the extent's record stays.
     pub(super) async fn recheck(&self, shard: ShardId) -> Result<Reply> {
+        if is_active(Bug::BelieveAccusers) {
+            self.storage.commit(Batch::new().delete_blob(shard)).await?;
+            return Ok(Reply::Absent);
+        }
         match self.read_shard(shard).await {
             Ok((reply, _)) => Ok(reply),
             Err(error) if error.kind() == ErrorKind::Corrupt => {

@@ -276,6 +276,12 @@ impl ExtentReader {
                 Either::Left((Some((index, node, answer)), _)) => self.take(index, node, answer, collecting),
                 Either::Left((None, _)) => {}
                 Either::Right(_) => {
+                    // Whoever owes an answer may owe it for long: others may have what it has.
+                    if self.next_candidate(collecting).is_none()
+                        && !std::mem::replace(&mut collecting.described, true)
+                    {
+                        self.describe().await;
+                    }
                     if collecting.extra < self.layout.redundancy.total() {
                         collecting.extra += 1;
                         count(&self.engine.counters.hedges, 1);
@@ -402,11 +408,16 @@ impl ExtentReader {
     /// What every member that can hold data says that it holds of the extent.
     pub(crate) async fn holdings(&self) -> Vec<(NodeId, Result<Vec<u8>>)> {
         let members = self.engine.peers.storage_members();
+        let total = self.layout.redundancy.total();
         let ask = |node: NodeId| {
             let request = Request::Describe { extents: vec![self.id] };
             let call = self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT);
             let read = move |answer: Result<(Reply, Bytes)>| match answer? {
-                (Reply::Described { held }, _) => Ok(held.into_iter().next().flatten().unwrap_or_default()),
+                (Reply::Described { held }, _) => {
+                    let mut held = held.into_iter().next().flatten().unwrap_or_default();
+                    held.retain(|index| usize::from(*index) < total);
+                    Ok(held)
+                }
                 (other, _) => Err(unexpected(&other, node)),
             };
             (node, call.map(read))

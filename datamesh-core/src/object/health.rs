@@ -173,7 +173,8 @@ async fn extent_health(
     let mut holders = Vec::new();
     for (node, answer) in reader.holdings().await {
         match answer {
-            Ok(indexes) if indexes.is_empty() => {}
+            // What a node claims whose proofs were wrong is worth nothing.
+            Ok(indexes) if indexes.is_empty() || !engine.peers.is_believed(&node) => {}
             Ok(indexes) => holders.push((node, indexes)),
             Err(_) => unreached.push(node),
         }

@@ -70,12 +70,18 @@ async fn tell_all(
     let members = engine.peers.storage_members();
     let call = |node| (node, engine.peers.call(node, request.clone(), Bytes::new(), ASK_LIMIT));
     let calls = members.iter().map(|member| call(member.node)).collect();
+    let (mut denied, mut done) = (None, false);
     for (node, answer) in gather(&*engine.runtime, calls, 0).await {
         match answer {
-            Ok((Reply::Done, _)) => drop(nodes.insert(node)),
+            Ok((Reply::Done, _)) => {
+                done = true;
+                nodes.insert(node);
+            }
             Ok((Reply::Absent | Reply::Removed, _)) => {}
+            // One that refuses what others do lies.
             Ok((Reply::Failed { refusal: refusal @ crate::format::Refusal::Denied, text }, _)) => {
-                return Err(refused(refusal, &text, node));
+                denied = Some(refused(refusal, &text, node));
+                unreached.insert(node);
             }
             Ok((other, _)) => {
                 tracing::debug!(error = %unexpected(&other, node), "a removal was not understood");
@@ -84,5 +90,8 @@ async fn tell_all(
             Err(_) => drop(unreached.insert(node)),
         }
     }
-    Ok(())
+    match denied {
+        Some(error) if !done => Err(error),
+        _ => Ok(()),
+    }
 }

@@ -13,6 +13,7 @@ use crate::format::{Refusal, Reply, Request, SignedRecord};
 use crate::id::NodeId;
 use crate::node::Node;
 use crate::placement::{CallClass, Member, MemberTable, Merge, PeerTiming, slow_ones, without_slow};
+use crate::planted::{Bug, is_active};
 use crate::ports::{DynTransport, Instant, Message, PeerRoute, Redundancy, Runtime};
 
 /// Messages of fewer bytes say more of the latency of a link than of what it carries.
@@ -179,17 +180,34 @@ impl Peers {
         let state = self.state();
         let mut members = state.table.members();
         let is_present = |node: &NodeId| {
-            *node == self.local || (!state.detector.is_gone(node, now) && !state.distrusted.contains(node))
+            *node == self.local || (!state.detector.is_gone(node, now) && state.is_believed(node))
         };
         members.retain(|member| member.capacity > 0 && is_present(&member.node));
         members
+    }
+
+    /// Those of the present members that prove what they say to hold: on these care counts.
+    pub(crate) fn reliable_members(&self) -> Vec<Member> {
+        let mut members = self.present_members();
+        let state = self.state();
+        let is_poor = |node: &NodeId| state.audits.get(node).is_some_and(Audits::is_poor);
+        members.retain(|member| member.node == self.local || !is_poor(&member.node));
+        members
+    }
+
+    /// Whether what a node says to hold is believed.
+    pub(crate) fn is_believed(&self, node: &NodeId) -> bool {
+        self.state().is_believed(node)
     }
 
     /// The members that offer no capacity any more and are not gone: they may still have what they had.
     pub(crate) fn leaving_members(&self) -> Vec<NodeId> {
         let now = self.runtime.now();
         let state = self.state();
-        let is_leaving = |member: &Member| member.capacity == 0 && !state.detector.is_gone(&member.node, now);
+        let is_leaving = |member: &Member| {
+            let believed = !state.distrusted.contains(&member.node);
+            member.capacity == 0 && believed && !state.detector.is_gone(&member.node, now)
+        };
         state.table.members().into_iter().filter(is_leaving).map(|member| member.node).collect()
     }
 
@@ -540,6 +558,11 @@ impl Drop for Overtaken<'_> {
 }
 
 impl State {
+    /// Whether what a node says to hold is believed.
+    fn is_believed(&self, node: &NodeId) -> bool {
+        !self.distrusted.contains(node) || is_active(Bug::BelieveDistrusted)
+    }
+
     /// Whether a node may get new shards.
     fn is_reliable(&self, node: &NodeId) -> bool {
         !self.distrusted.contains(node) && !self.audits.get(node).is_some_and(Audits::is_poor)

@@ -43,7 +43,7 @@ pub enum Misfortune {
     Misdirect,
     /// It loses its whole disk.
     Wipe,
-    /// It answers with altered bytes.
+    /// It is hostile for a while, in a [`Role`](crate::sim::Role) that the seed draws.
     Lie,
     /// All its connections break at once.
     Reset,

@@ -180,6 +180,12 @@ impl Medium {
         }
     }
 
+    /// Loses every blob and keeps the records.
+    pub(super) fn forget_blobs(&mut self) {
+        let ids: Vec<ShardId> = self.blobs.keys().copied().collect();
+        ids.iter().for_each(|id| self.delete_blob(id));
+    }
+
     /// Whether a blob is given out without a look at what it is.
     pub(super) fn is_forged(&self, id: &ShardId) -> bool {
         self.forged.contains(id)

@@ -16,9 +16,11 @@ use crate::ports::{
 };
 use crate::sim::draws::Draws;
 use crate::sim::failure::Failure;
+use crate::sim::link::Link;
 use crate::sim::medium::Medium;
-use crate::sim::network::{Link, Net, Network};
+use crate::sim::network::{Net, Network};
 use crate::sim::progress::{Progress, Watcher};
+use crate::sim::roles::{Actor, Role, Target};
 use crate::sim::runtime::{BEGIN, Clock, SimRuntime};
 use crate::sim::storage::{Disk, SimStorage};
 use crate::sim::transport::{SimTransport, address_of};
@@ -191,7 +193,7 @@ impl SimBuilder {
     }
 
     fn build(self) -> SimMesh {
-        let world = World::watched(self.seed, self.trace, self.watcher.clone());
+        let world = World::new(self.seed, self.trace, self.watcher.clone());
         let network = Network::new(self.seed, self.link);
         let suite = Arc::new(WatchedSuite::new(Arc::clone(&self.parts.suite)));
         let shared = Shared {
@@ -703,10 +705,40 @@ impl SimMesh {
         }
     }
 
-    /// Makes a node answer with altered shards and manifests, or honestly again.
-    pub fn lie(&self, node: usize, lying: bool) {
-        self.world().note(node, "lie", [lying.into(), 0], &[]);
-        self.network().set_lying(node, lying);
+    /// Makes a node hostile: from now on it plays this role, also after a crash; `None` makes it honest again.
+    ///
+    /// The role changes what the node hears, answers and asks on the network; the engine behind it is the one that
+    /// ships. A node that is to withhold or spoil one object must be told so after that was put.
+    ///
+    /// ```
+    /// use datamesh_core::Result;
+    /// use datamesh_core::sim::{Role, SimMesh};
+    ///
+    /// /// Reads what was put while two of six nodes give out altered bytes.
+    /// async fn two_liars(sim: SimMesh) -> Result<()> {
+    ///     let capability = sim.mesh(0)?.put(vec![7; 100_000]).await?.capability;
+    ///     sim.role(4, Some(Role::BitFlip));
+    ///     sim.role(5, Some(Role::BitFlip));
+    ///     assert_eq!(sim.mesh(1)?.get(&capability).await?, vec![7; 100_000]);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn role(&self, node: usize, role: Option<Role>) {
+        let name = role.map_or("honest", Role::name);
+        self.world().note(node, name, [0, 0], &[]);
+        let actor = role.and_then(|role| {
+            let target = match role {
+                Role::Withhold(object) | Role::Spoil(object) => Target::find(object, &self.media()),
+                _ => Target::default(),
+            };
+            let draws = Draws::new(lock(&self.0.draws).next_u64(), "role");
+            Some(Actor::new(role, self.medium(node).ok()?, target, draws))
+        });
+        self.network().set_actor(node, actor);
+    }
+
+    fn media(&self) -> Vec<Arc<Mutex<Medium>>> {
+        self.nodes().iter().map(|slot| Arc::clone(&slot.medium)).collect()
     }
 
     /// Sets a node's wall clock forward by so many milliseconds, or back.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::channel::oneshot;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -17,6 +17,8 @@ use crate::format::Request;
 use crate::id::NodeId;
 use crate::ports::{Inbound, Message, ReplySender, TransportEvent};
 use crate::sim::draws::Draws;
+use crate::sim::link::Link;
+use crate::sim::roles::{Actor, Heard};
 use crate::sim::world::{OUTSIDE, ScopeId, World, lock, nanos};
 
 /// Requests to one peer that are under way at a time; more wait with their sender.
@@ -39,61 +41,6 @@ const DIAL_LIMIT: Duration = Duration::from_secs(3);
 
 /// The longest pause between two dials.
 const MAX_BACKOFF: Duration = Duration::from_secs(20);
-
-/// How a link carries packets from one node to another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Link {
-    /// The least time a packet takes. 500 us by default.
-    pub latency: Duration,
-    /// How much longer it may take; packets overtake each other within that. 500 us by default.
-    pub jitter: Duration,
-    /// How many packets in a thousand are lost and sent again. None by default.
-    pub loss_per_mille: u64,
-    /// Bytes that it carries in a second. 125,000,000 by default, a gigabit.
-    pub bytes_per_second: u64,
-}
-
-impl Default for Link {
-    fn default() -> Self {
-        Self {
-            latency: Duration::from_micros(500),
-            jitter: Duration::from_micros(500),
-            loss_per_mille: 0,
-            bytes_per_second: 125_000_000,
-        }
-    }
-}
-
-impl Link {
-    /// Sets the least time that a packet takes.
-    #[must_use]
-    pub fn with_latency(mut self, latency: Duration) -> Self {
-        self.latency = latency;
-        self
-    }
-
-    /// Sets how much longer a packet may take.
-    #[must_use]
-    pub fn with_jitter(mut self, jitter: Duration) -> Self {
-        self.jitter = jitter;
-        self
-    }
-
-    /// Sets how many packets in a thousand are lost and sent again.
-    #[must_use]
-    pub fn with_loss_per_mille(mut self, loss: u64) -> Self {
-        self.loss_per_mille = loss;
-        self
-    }
-
-    /// Sets how many bytes it carries in a second.
-    #[must_use]
-    pub fn with_bytes_per_second(mut self, bytes: u64) -> Self {
-        self.bytes_per_second = bytes;
-        self
-    }
-}
 
 /// One direction between two nodes, by their numbers.
 type Way = (usize, usize);
@@ -120,8 +67,6 @@ pub(super) struct Endpoint {
     pub(super) events: VecDeque<TransportEvent>,
     pub(super) event_wakers: Vec<Waker>,
     pub(super) permits: BTreeMap<usize, Arc<async_lock::Semaphore>>,
-    /// Alters the bodies that it answers with.
-    lying: bool,
 }
 
 struct Call {
@@ -181,6 +126,8 @@ struct State {
     next: u64,
     /// The most bytes of shards that each node had under way.
     peaks: BTreeMap<usize, usize>,
+    /// The nodes that are hostile, whatever becomes of their processes.
+    actors: BTreeMap<usize, Actor>,
     draws: Draws,
 }
 
@@ -206,6 +153,7 @@ impl Network {
             serving: BTreeMap::new(),
             next: 0,
             peaks: BTreeMap::new(),
+            actors: BTreeMap::new(),
             draws: Draws::new(seed, "network"),
         };
         Arc::new(Self { state: Mutex::new(state) })
@@ -236,7 +184,6 @@ impl Network {
             events: VecDeque::new(),
             event_wakers: Vec::new(),
             permits: BTreeMap::new(),
-            lying: false,
         };
         let mut state = self.state();
         state.numbers.insert(id, node);
@@ -273,9 +220,12 @@ impl Network {
         self.state().peaks.get(&node).copied().unwrap_or(0)
     }
 
-    pub(super) fn set_lying(&self, node: usize, lying: bool) {
-        if let Some(endpoint) = self.state().endpoints.get_mut(&node) {
-            endpoint.lying = lying;
+    /// Makes a node hostile, or honest again.
+    pub(super) fn set_actor(&self, node: usize, actor: Option<Actor>) {
+        let mut state = self.state();
+        match actor {
+            Some(actor) => drop(state.actors.insert(node, actor)),
+            None => drop(state.actors.remove(&node)),
         }
     }
 
@@ -499,10 +449,23 @@ impl Net {
         let mut state = self.state();
         let Some(sender) = state.endpoints.get(&from).map(|endpoint| endpoint.id) else { return };
         let (stop, stopped) = oneshot::channel::<()>();
+        let asked = message.clone();
+        let heard = match state.actors.get_mut(&to) {
+            Some(actor) => actor.hear(message),
+            None => Heard::Pass(message),
+        };
         let Some(endpoint) = state.endpoints.get_mut(&to) else { return };
         let scope = endpoint.scope;
-        endpoint.inbox.push_back(Inbound { from: sender, message, reply });
-        let wakers = std::mem::take(&mut endpoint.inbox_wakers);
+        let mut wakers = Vec::new();
+        match heard {
+            Heard::Pass(message) => {
+                endpoint.inbox.push_back(Inbound { from: sender, message, reply });
+                wakers = std::mem::take(&mut endpoint.inbox_wakers);
+            }
+            Heard::Answer(message) => reply.send(message),
+            // The caller waits for as long as it wants to.
+            Heard::Never => return,
+        }
         state.serving.insert(call, stop);
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
@@ -513,26 +476,33 @@ impl Net {
                 // The caller is gone, or the connection: the handler may notice.
                 futures::future::Either::Right(_) => return,
             };
+            let delay = net.state().actors.get_mut(&to).map_or(Duration::ZERO, Actor::delay);
+            if !delay.is_zero() {
+                net.world.sleep(delay).await;
+            }
             let serving = net.state().serving.remove(&call);
             drop(serving);
-            let content = Content::Reply(net.check_reply(to, answer));
+            let content = Content::Reply(net.check_reply(to, &asked, answer));
             net.carry(Packet { from: to, scope, to: from, connection, call, content });
         };
         // The outside ends with the world.
         let _ = self.world.spawn(OUTSIDE, Box::pin(task));
     }
 
-    fn check_reply(&self, node: usize, answer: Result<Message, oneshot::Canceled>) -> Result<Message> {
-        let mut message = answer.map_err(|_| {
+    fn check_reply(
+        &self,
+        node: usize,
+        asked: &Message,
+        answer: Result<Message, oneshot::Canceled>,
+    ) -> Result<Message> {
+        let message = answer.map_err(|_| {
             Error::new(ErrorKind::OutcomeUnknown, "the peer gave the request up; it may have been handled")
         })?;
         super::transport::check_sizes(&message)?;
-        let mut state = self.state();
-        let lies = state.endpoints.get(&node).is_some_and(|endpoint| endpoint.lying);
-        if lies && !message.body.is_empty() {
-            message.body = altered(&message.body, &mut state.draws);
+        match self.state().actors.get_mut(&node) {
+            Some(actor) => Ok(actor.say(asked, message)),
+            None => Ok(message),
         }
-        Ok(message)
     }
 
     /// Sends a request over the connection that is there now.
@@ -540,6 +510,21 @@ impl Net {
     /// # Errors
     /// `Unavailable` where there is none.
     pub(super) fn send(
+        &self,
+        from: usize,
+        scope: ScopeId,
+        to: usize,
+        message: Message,
+    ) -> Result<(u64, oneshot::Receiver<Result<Message>>)> {
+        let forged = self.state().actors.get_mut(&from).and_then(Actor::forge);
+        if let Some(forged) = forged {
+            // Nobody waits for what comes of it.
+            drop(self.dispatch(from, scope, to, forged)?);
+        }
+        self.dispatch(from, scope, to, message)
+    }
+
+    fn dispatch(
         &self,
         from: usize,
         scope: ScopeId,
@@ -789,15 +774,6 @@ fn staged_bytes(message: &Message) -> usize {
     let stages =
         !message.body.is_empty() && matches!(Request::decode(&message.head), Ok(Request::Stage { .. }));
     if stages { message.body.len() } else { 0 }
-}
-
-fn altered(body: &Bytes, draws: &mut Draws) -> Bytes {
-    let mut bytes = BytesMut::from(body.as_ref());
-    let position = draws.index(bytes.len());
-    if let Some(byte) = bytes.get_mut(position) {
-        *byte ^= 1;
-    }
-    bytes.freeze()
 }
 
 pub(super) fn closed() -> Error {

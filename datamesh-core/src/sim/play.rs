@@ -20,9 +20,10 @@ use crate::sim::atlas::{Atlas, Misfortune};
 use crate::sim::campaign::Summary;
 use crate::sim::draws::Draws;
 use crate::sim::invariants::{self as must, Check};
+use crate::sim::link::Link;
 use crate::sim::mesh::SimMesh;
 use crate::sim::model::{Model, Object, State};
-use crate::sim::network::Link;
+use crate::sim::roles::Role;
 use crate::sim::world::lock;
 
 /// Clients that work at the same time.
@@ -453,9 +454,15 @@ impl Play {
                 sim.sleep(lasts).await;
             }
             Misfortune::Lie => {
-                sim.lie(node, true);
+                let roles: Vec<Role> = Role::ALL.into_iter().filter(|role| role.ends()).collect();
+                let role = draws.pick(&roles).copied().unwrap_or(Role::BitFlip);
+                *lock(&self.summary).operations.entry(format!("lie: {}", role.name())).or_default() += 1;
+                sim.role(node, Some(role));
                 sim.sleep(lasts).await;
-                sim.lie(node, false);
+                sim.role(node, None);
+                if role.loses() {
+                    self.model().damaged(node, sim.now(), true);
+                }
             }
             Misfortune::Reset => sim.reset(&one, &all),
             Misfortune::NewCapacity => {

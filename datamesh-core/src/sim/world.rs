@@ -123,12 +123,8 @@ impl fmt::Debug for World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, keep_lines: bool) -> Arc<Self> {
-        Self::watched(seed, keep_lines, None)
-    }
-
-    /// A world that tells how far it is.
-    pub(super) fn watched(seed: u64, keep_lines: bool, watcher: Option<Watcher>) -> Arc<Self> {
+    /// A world; where there is a watcher it is told how far the world is.
+    pub(super) fn new(seed: u64, keep_lines: bool, watcher: Option<Watcher>) -> Arc<Self> {
         let outside =
             Scope { node: usize::MAX, frozen: false, stalled: Vec::new(), stalled_jobs: Vec::new() };
         let state = State {

@@ -5,6 +5,7 @@
 //! `DATAMESH_BUG=LeakPlace` campaigns hunt for that one only.
 #![allow(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -21,6 +22,9 @@ mod parts;
 #[path = "../sim/removal.rs"]
 #[allow(dead_code, reason = "shared with the simulator's other tests")]
 mod removal;
+#[path = "../sim/roles.rs"]
+#[allow(dead_code, reason = "shared with the simulator's other tests")]
+mod roles;
 #[path = "../sim/scrub.rs"]
 #[allow(dead_code, reason = "shared with the simulator's other tests")]
 mod scrub;
@@ -37,7 +41,7 @@ use std::thread;
 use std::time::Duration;
 
 use datamesh_core::planted::{Bug, plant};
-use datamesh_core::sim::{Campaign, Failure, Summary};
+use datamesh_core::sim::{Campaign, Failure, Role, Summary};
 
 /// What campaigns find, each with the seeds within which they must.
 const FOUND_BY_CAMPAIGNS: [(Bug, u64); 15] = [
@@ -82,12 +86,18 @@ type Story = fn(u64) -> Result<(), String>;
 
 /// What takes longer than a campaign, or is not done in one: each with the story that must find it, and the seeds within
 /// which it must.
-const FOUND_BY_STORIES: [(Bug, Scenario, u64); 4] = [
+const FOUND_BY_STORIES: [(Bug, Scenario, u64); 6] = [
     (Bug::AcceptAnyProof, audit::a_tenth_is_missed_within_a_day, 1),
     (Bug::ScrubKeepsRotten, scrub::rotten_shards_come_back, 1),
     (Bug::DropTombstoneSoon, removal::who_was_away_learns_of_removals, 3),
     (Bug::UnreachableIsAbsent, removal::extents_without_a_manifest_go, 3),
+    (Bug::BelieveDistrusted, swapped_proofs_are_found_out, 3),
+    (Bug::BelieveAccusers, roles::framers_achieve_nothing, 3),
 ];
+
+fn swapped_proofs_are_found_out(seed: u64) -> Option<String> {
+    roles::found_out(seed, Role::Swap, 8)
+}
 
 /// Plays with a seed, and says what was broken.
 type Scenario = fn(u64) -> Option<String>;

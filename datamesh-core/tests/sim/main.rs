@@ -1,6 +1,7 @@
 //! The engine in the simulator.
 #![allow(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -8,11 +9,13 @@
 )]
 
 mod audit;
+mod byzantine;
 mod campaigns;
 mod care;
 mod first;
 mod parts;
 mod removal;
+mod roles;
 mod scrub;
 mod slow;
 mod stories;

@@ -1,5 +1,4 @@
 //! Nodes that are a hundred times slower than the others hold up neither reads nor writes.
-#![allow(clippy::indexing_slicing, reason = "tests index what they made")]
 
 use std::time::Duration;
 

@@ -23,6 +23,18 @@ pub enum Possession {
 }
 
 impl Possession {
+    /// The same without indexes that no shard of a stripe of so many has.
+    #[must_use]
+    pub fn of_total(self, total: usize) -> Self {
+        match self {
+            Self::Held(mut indexes) => {
+                indexes.retain(|index| usize::from(*index) < total);
+                Self::Held(indexes)
+            }
+            other => other,
+        }
+    }
+
     /// The indexes that are held of an extent.
     pub fn indexes(&self) -> &[u8] {
         match self {
