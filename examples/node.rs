@@ -17,7 +17,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use datamesh::{Capability, Event, Explanation, Mesh, Progress, Ticket};
+use datamesh::{Capability, Event, Explanation, Mesh, NodeState, Progress, Ticket};
 use futures::StreamExt;
 use futures::channel::mpsc;
 use futures::executor::block_on;
@@ -186,6 +186,21 @@ fn tell(mesh: &Mesh, event: &Event) {
         Event::NodeDown(node) => say!("down    {}, {}", node.fmt_short(), members()),
         Event::Member(node) => say!("member  {}, {}", node.fmt_short(), members()),
         Event::CorruptShard(shard) => say!("damaged shard {} on this disk", shard.fmt_short()),
+        Event::ShardSetAside(shard) => {
+            say!("rotten  {}, given up; it comes back from the others", shard.fmt_short())
+        }
+        Event::NodeState { node, state: NodeState::Gone } => {
+            say!("gone    {}, the others make anew what it held", node.fmt_short());
+        }
+        Event::Distrusted(node) => say!("distrusted {}: its proof was wrong", node.fmt_short()),
+        Event::CareRound(round) => {
+            say!(
+                "care    {} of {} dealt with, {} bytes brought home",
+                round.done,
+                round.total,
+                round.bytes_done
+            );
+        }
         Event::Refused(text) => say!("refused {text}"),
         _ => {}
     }

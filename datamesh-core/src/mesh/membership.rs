@@ -356,8 +356,11 @@ impl Core {
     fn on_connected(self: &Arc<Self>, number: usize, node: NodeId) {
         self.engine.peers.connected(number, node);
         self.engine.events.emit(Event::NodeUp(node));
-        // It may have lost what it held.
-        self.care.wake();
+        // A member may have lost what it held. Clients hold nothing, and may come and go often; who becomes a member now is
+        // noticed when its record is taken in.
+        if self.engine.peers.is_member(&node) {
+            self.care.wake();
+        }
         // One exchange tells both, so one of them begins it; should it fail, gossip makes up for it.
         if self.engine.peers.local() > node {
             return;

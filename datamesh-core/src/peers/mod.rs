@@ -246,6 +246,11 @@ impl Peers {
         *node == self.local || self.state().routes.contains_key(node)
     }
 
+    /// Whether this node knows a record of another.
+    pub(crate) fn is_member(&self, node: &NodeId) -> bool {
+        self.state().table.record(node).is_some()
+    }
+
     /// Records that the transport with this number has a connection to the peer.
     pub(crate) fn connected(&self, transport: usize, node: NodeId) {
         let now = self.runtime.now();

@@ -543,6 +543,20 @@ impl SimMesh {
         Ok(node)
     }
 
+    /// Adds a client, which offers no capacity; gives its number.
+    ///
+    /// # Errors
+    /// As [`restart`](Self::restart).
+    ///
+    /// # Cancel safety
+    /// As [`restart`](Self::restart).
+    pub async fn add_client(&self) -> Result<usize> {
+        let node = self.add_slot();
+        self.offer(node, 0);
+        self.restart(node).await?;
+        Ok(node)
+    }
+
     /// Shuts a node down in good order.
     ///
     /// # Errors

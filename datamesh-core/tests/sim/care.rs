@@ -153,3 +153,28 @@ fn care_can_be_paused() {
     });
     told.unwrap_or_else(|text| panic!("{text}"));
 }
+
+#[test]
+fn clients_that_come_and_go_are_no_reason_to_look() {
+    let told = tell(builder(6).nodes(6), |sim| async move {
+        put_some(&sim, 6).await?;
+        sim.sleep(6 * MINUTE).await;
+        let asked = |sim: &_| sum(sim, |metrics| metrics.survey_messages);
+        let before = asked(&sim);
+        for _ in 0..5 {
+            let client = sim.add_client().await?;
+            sim.sleep(MINUTE / 3).await;
+            sim.stop(client).await?;
+        }
+        sim.sleep(MINUTE).await;
+        let after = asked(&sim);
+        assert!(before > 0 && after == before, "{} questions for nothing", after - before);
+        // Who may hold something is looked at when it comes back.
+        sim.crash(2);
+        sim.restart(2).await?;
+        sim.sleep(MINUTE).await;
+        assert!(asked(&sim) > after, "nobody has looked what a member still has");
+        Ok(())
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
