@@ -58,7 +58,7 @@ fn by_crashes(images: &mut u64) -> Option<Kill> {
             // The script itself went wrong: a blob that cannot be read, say.
             Err(what) => return Some(kill(*images, what)),
         };
-        match sweep(&recording, &world, &Plan { images: 1, deeper_every: 0, only: None }) {
+        match sweep(&recording, &world, &Plan { images: 1, deeper_every: 0, only: None, threads: 1 }) {
             Ok(report) => *images += report.images,
             Err(broken) => return Some(kill(*images + broken.report.images, broken.to_string())),
         }

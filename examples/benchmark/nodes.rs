@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use datamesh::{MemoryNetwork, Mesh, Ticket};
+use datamesh::{Builder, CareOptions, MemoryNetwork, Mesh};
 use tempfile::TempDir;
 
 /// How long nodes may take to find each other.
@@ -59,9 +59,23 @@ impl Network {
 /// Some nodes that hold data, and a client that holds none.
 pub(crate) struct Cluster {
     pub(crate) client: Mesh,
-    nodes: Vec<Mesh>,
+    pub(crate) nodes: Vec<Mesh>,
+    network: Network,
+    memory: MemoryNetwork,
+    care: CareOptions,
+    /// How many nodes there ever were.
+    opened: usize,
     /// Removed with the value.
-    _directory: Option<TempDir>,
+    directory: Option<TempDir>,
+}
+
+/// A node that is not open yet.
+fn node(care: &CareOptions, directory: Option<&TempDir>, number: usize) -> Builder {
+    let builder = datamesh::builder().capacity(1 << 40).care(care.clone());
+    match directory {
+        Some(directory) => builder.path(directory.path().join(format!("node-{number}"))),
+        None => builder,
+    }
 }
 
 impl Cluster {
@@ -69,6 +83,7 @@ impl Cluster {
         network: Network,
         count: usize,
         parent: Option<&Path>,
+        care: CareOptions,
     ) -> Result<Self, Box<dyn Error>> {
         let memory = MemoryNetwork::new();
         let directory = match (network, parent) {
@@ -76,34 +91,39 @@ impl Cluster {
             (_, Some(parent)) => Some(tempfile::tempdir_in(parent)?),
             (_, None) => Some(tempfile::tempdir()?),
         };
-        let start = |ticket: Option<Ticket>| {
-            let builder = datamesh::builder();
-            let builder = match &directory {
-                None => builder.network(&memory),
-                Some(_) => builder.listen(network.listen()),
-            };
-            match ticket {
-                Some(ticket) => builder.join(ticket),
-                None => builder,
-            }
+        let on = |builder: Builder| match network {
+            Network::InProcess => builder.network(&memory),
+            _ => builder.listen(network.listen()),
         };
-        let mut nodes: Vec<Mesh> = Vec::new();
-        for number in 0..count {
-            let ticket = nodes.first().map(Mesh::ticket).transpose()?;
-            let mut builder = start(ticket).capacity(1 << 40);
-            if let Some(directory) = &directory {
-                builder = builder.path(directory.path().join(format!("node-{number}")));
-            }
-            nodes.push(builder.open().await?);
+        let first = on(node(&care, directory.as_ref(), 0)).open().await?;
+        let client = on(datamesh::builder().capacity(0)).join(first.ticket()?).open().await?;
+        let mut cluster = Self { client, nodes: vec![first], network, memory, care, opened: 1, directory };
+        for _ in 1..count {
+            cluster.add().await?;
         }
-        let ticket = nodes.first().map(Mesh::ticket).transpose()?;
-        let client = start(ticket).capacity(0).open().await?;
-        for mesh in nodes.iter() {
-            mesh.wait_for_nodes(count, PATIENCE).await?;
+        cluster.wait().await?;
+        Ok(cluster)
+    }
+
+    /// Adds a node, and does not wait until all know it.
+    pub(crate) async fn add(&mut self) -> Result<(), Box<dyn Error>> {
+        let builder = node(&self.care, self.directory.as_ref(), self.opened);
+        let builder = match self.network {
+            Network::InProcess => builder.network(&self.memory),
+            network => builder.listen(network.listen()),
+        };
+        let ticket = self.nodes.first().ok_or("no node is left to join")?.ticket()?;
+        self.opened += 1;
+        self.nodes.push(builder.join(ticket).open().await?);
+        Ok(())
+    }
+
+    /// Waits until all know each other. The client holds nothing, so it is not counted among those that do.
+    async fn wait(&self) -> Result<(), Box<dyn Error>> {
+        for mesh in self.nodes.iter().chain([&self.client]) {
+            mesh.wait_for_nodes(self.nodes.len(), PATIENCE).await?;
         }
-        // The client holds nothing, so it is not counted among those that do.
-        client.wait_for_nodes(count, PATIENCE).await?;
-        Ok(Self { client, nodes, _directory: directory })
+        Ok(())
     }
 
     /// Stops the last nodes, and waits until the client knows.

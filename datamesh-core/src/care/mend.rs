@@ -11,6 +11,7 @@ use crate::care::Care;
 use crate::error::Result;
 use crate::id::{ExtentId, NodeId};
 use crate::object::extent_read::ExtentReader;
+use crate::observe::count;
 
 /// How many extents are read from the list at a time.
 const PAGE: usize = 64;
@@ -64,6 +65,10 @@ impl Care {
             return Ok(true);
         }
         let moved = self.fill(extent, &holders, &seats).await?;
+        if let Some(moved) = &moved {
+            count(&self.engine.counters.repair_bytes_read, moved.read);
+            count(&self.engine.counters.repair_bytes_written, moved.written);
+        }
         Ok(moved.is_none_or(|moved| moved.is_poisoned || moved.seats.len() == seats.len()))
     }
 }

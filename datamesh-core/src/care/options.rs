@@ -25,7 +25,7 @@ pub struct CareOptions {
     /// Whether to begin paused. Not by default.
     pub paused: bool,
     /// Within this time the node reads all that it holds once, and compares it with its names. 14 days by default, at
-    /// least a minute.
+    /// least ten seconds.
     pub scrub_period: Duration,
     /// How long the memory of a removal is kept at least; it is kept until every member that can hold data was told of
     /// it. A day by default, counted in full hours of the node's own time.

@@ -1,6 +1,6 @@
 //! Who is a member, and since when unchanged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::NodeId;
 use crate::placement::{Member, rank};
@@ -11,6 +11,8 @@ use crate::ports::{Instant, Redundancy};
 pub(super) struct Roster {
     began: Instant,
     seen: BTreeMap<NodeId, Seen>,
+    /// What was taken in last, all and present: mostly it is the same again.
+    last: (Vec<Member>, Vec<Member>),
 }
 
 #[derive(Debug)]
@@ -22,14 +24,20 @@ struct Seen {
 
 impl Roster {
     pub(super) fn new(now: Instant) -> Self {
-        Self { began: now, seen: BTreeMap::new() }
+        Self { began: now, seen: BTreeMap::new(), last: Default::default() }
     }
 
     /// Takes the members that hold data, and which of them are not gone; says whether anything changed.
     pub(super) fn observe(&mut self, all: &[Member], present: &[Member], now: Instant) -> bool {
+        if self.last.0 == all && self.last.1 == present {
+            return false;
+        }
+        self.last = (all.to_vec(), present.to_vec());
+        let nodes = |members: &[Member]| members.iter().map(|member| member.node).collect::<BTreeSet<_>>();
+        let (known, there) = (nodes(all), nodes(present));
         let mut changed = false;
         for member in all {
-            let is_present = present.iter().any(|other| other.node == member.node);
+            let is_present = there.contains(&member.node);
             let seen = self.seen.get(&member.node);
             if seen.is_some_and(|seen| seen.member == *member && seen.is_present == is_present) {
                 continue;
@@ -39,7 +47,7 @@ impl Roster {
         }
         // Who offers nothing any more is not among them.
         for seen in self.seen.values_mut().filter(|seen| seen.is_present) {
-            if !all.iter().any(|member| member.node == seen.member.node) {
+            if !known.contains(&seen.member.node) {
                 (seen.is_present, seen.since, changed) = (false, now, true);
             }
         }

@@ -23,7 +23,8 @@ use crate::ports::Instant;
 /// How long things are let settle after there was reason to look: several reasons mostly come together.
 const DEBOUNCE: Duration = Duration::from_secs(5);
 
-/// How long after it was committed here an extent is left to the put that wrote it.
+/// How long after it was committed here an extent is left to the put that wrote it, or for the grace time where that is
+/// shorter.
 const YOUNG: Duration = Duration::from_secs(120);
 
 /// How long a holder waits for each one before it in the ranking to do the work, before it helps. It begins at the other
@@ -279,11 +280,15 @@ impl Care {
         }
     }
 
+    fn youth(&self) -> Duration {
+        YOUNG.min(self.options.grace)
+    }
+
     /// Whether the put that wrote it may still be at work.
     fn is_young<I>(&self, entry: &Entry<I>) -> bool {
         let age = self.engine.runtime.wall_time().0.checked_sub(entry.committed_at);
         // The wall clock may have jumped: then some work is done too soon or too late, and none wrongly.
-        age.is_some_and(|age| Duration::from_millis(age) < YOUNG)
+        age.is_some_and(|age| Duration::from_millis(age) < self.youth())
     }
 
     async fn deal_with_extents(&self, view: &View, entries: &[Entry<ExtentId>]) -> Deeds {
@@ -305,7 +310,7 @@ impl Care {
     async fn deal_with_extent(&self, entry: &Entry<ExtentId>, plan: ExtentPlan) -> Deeds {
         let now = self.engine.runtime.now();
         if self.is_young(entry) {
-            return Deeds::later(now + YOUNG);
+            return Deeds::later(now + self.youth());
         }
         let mut deeds = Deeds::default();
         if plan.is_due && self.is_my_turn(entry.id, plan.turn) {
@@ -386,7 +391,7 @@ impl Care {
             self.lock_status().progress.done += 1;
             let Some(plan) = plan else { continue };
             if self.is_young(entry) {
-                deeds.add(Deeds::later(self.engine.runtime.now() + YOUNG));
+                deeds.add(Deeds::later(self.engine.runtime.now() + self.youth()));
                 continue;
             }
             if plan.turn == Some(0) && !plan.lacking.is_empty() {

@@ -22,7 +22,7 @@ use crate::ports::{Instant, Table};
 pub(crate) const DEFAULT_PERIOD: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// The shortest period that may be set.
-pub(crate) const LEAST_PERIOD: Duration = Duration::from_secs(60);
+pub(crate) const LEAST_PERIOD: Duration = Duration::from_secs(10);
 
 /// The longest pause between two looks: a store that holds little is read more often than it must be, so that a node
 /// that is restarted every day comes through all the same.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -23,9 +24,9 @@ const LABEL: &[u8] = b"datamesh/v1/node-record";
 
 const WHAT: &str = "a node record";
 
-/// A failure domain that a node declares: a rack, a room, a data centre.
+/// A failure domain that a node declares: a rack, a room, a data centre. Copies share the text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Zone(String);
+pub struct Zone(Arc<str>);
 
 impl Zone {
     /// The name.
@@ -61,7 +62,7 @@ impl FromStr for Zone {
                 format!("a zone is 1 to {MAX_ZONE_LEN} bytes of printable text, got {} bytes", text.len()),
             ));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -96,7 +97,7 @@ impl NodeRecord {
         }
         let bytes = self.encode();
         let signature = identity.sign(&signed_message(&bytes));
-        Ok(SignedRecord { record: self, bytes: bytes.into(), signature })
+        Ok(SignedRecord::new(self, &bytes, &signature))
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -127,25 +128,45 @@ impl NodeRecord {
 }
 
 /// A node record with the signature of its node, which was checked when it was made or read.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SignedRecord {
+///
+/// A clone is the same record: members pass records on far more often than they read one.
+#[derive(Clone)]
+pub struct SignedRecord(Arc<Signed>);
+
+struct Signed {
     record: NodeRecord,
-    bytes: Bytes,
-    signature: Signature,
+    encoded: Bytes,
+    hash: [u8; 32],
 }
 
 impl SignedRecord {
+    fn new(record: NodeRecord, signed: &[u8], signature: &Signature) -> Self {
+        let mut writer = Writer::with_capacity(signed.len() + SIGNATURE_LEN + 16);
+        writer.bytes(1, signed);
+        writer.bytes(2, signature);
+        let encoded = Bytes::from(writer.finish());
+        let hash = Self::hash_of(&encoded);
+        Self(Arc::new(Signed { record, encoded, hash }))
+    }
+
     /// What the node says.
     pub fn record(&self) -> &NodeRecord {
-        &self.record
+        &self.0.record
     }
 
     /// The encoded form, over the very bytes that were signed.
     pub fn encode(&self) -> Bytes {
-        let mut writer = Writer::with_capacity(self.bytes.len() + SIGNATURE_LEN + 16);
-        writer.bytes(1, &self.bytes);
-        writer.bytes(2, &self.signature);
-        writer.finish().into()
+        self.0.encoded.clone()
+    }
+
+    /// The BLAKE3 hash of the encoded form.
+    pub(crate) fn hash(&self) -> &[u8; 32] {
+        &self.0.hash
+    }
+
+    /// The hash that the record with this encoded form has.
+    pub(crate) fn hash_of(encoded: &[u8]) -> [u8; 32] {
+        *blake3::hash(encoded).as_bytes()
     }
 
     /// Reads the encoded form and checks the signature.
@@ -164,13 +185,21 @@ impl SignedRecord {
             return Err(Error::new(ErrorKind::AccessDenied, "a node record has a bad signature")
                 .with_node(record.node));
         }
-        Ok(Self { record, bytes: Bytes::copy_from_slice(signed), signature })
+        Ok(Self::new(record, signed, &signature))
     }
 }
 
+impl PartialEq for SignedRecord {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.encoded == other.0.encoded
+    }
+}
+
+impl Eq for SignedRecord {}
+
 impl fmt::Debug for SignedRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Signed({:?})", self.record)
+        write!(f, "Signed({:?})", self.0.record)
     }
 }
 

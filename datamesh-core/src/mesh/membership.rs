@@ -23,6 +23,10 @@ const GOSSIP_INTERVAL: Duration = Duration::from_secs(10);
 /// Records in one message: a page of them stays under the limits of a message's head.
 const RECORDS_OF_MESSAGE: usize = 128;
 
+/// Records in the first exchange over a new connection, in a mesh of more than [`RECORDS_OF_MESSAGE`]: a node that comes
+/// up has one with each member, and all of them together tell of every member many times.
+const RECORDS_OF_GREETING: usize = 32;
+
 /// Peers that hear of a change at once; the others hear of it from these or by gossip.
 const TELL_AT_ONCE: usize = 32;
 
@@ -105,7 +109,7 @@ impl Core {
             return Ok(());
         }
         let local = self.engine.peers.local();
-        let kept = self.engine.peers.records().into_iter().find(|kept| kept.record().node == local);
+        let kept = self.engine.peers.record(&local);
         let kept_record = kept.as_ref().map(SignedRecord::record);
         let same = |record: &NodeRecord| {
             record.addresses == addresses
@@ -200,6 +204,7 @@ impl Core {
 
     /// Answers another node's exchange: takes its records in, and gives what it may not have.
     pub(super) async fn answer_members(self: &Arc<Self>, records: Vec<Bytes>) -> Reply {
+        let asked = records.len();
         let records = match self.read_records(&records) {
             Ok(records) => records,
             Err(error) => {
@@ -209,7 +214,9 @@ impl Core {
         if let Err(error) = self.take_records(records).await {
             tracing::warn!(%error, "member records could not be kept");
         }
-        Reply::Members { records: self.page_of_records() }
+        // A greeting is answered in kind.
+        let most = if asked == RECORDS_OF_GREETING { asked } else { RECORDS_OF_MESSAGE };
+        Reply::Members { records: self.page_of_records(most) }
     }
 
     /// Reads and checks the records that are not known yet.
@@ -218,22 +225,28 @@ impl Core {
         new.map(|bytes| SignedRecord::decode(bytes, &*self.engine.suite)).collect()
     }
 
-    /// This node's own record and a run of the others, which begins at a random place where they do not all fit.
-    fn page_of_records(&self) -> Vec<Bytes> {
+    /// This node's own record and a run of the others: all, or where they do not all fit into a message so many that
+    /// there are `most`, from a random place on.
+    fn page_of_records(&self, most: usize) -> Vec<Bytes> {
         let own = self.own.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut records = self.engine.peers.records();
-        if records.len() > RECORDS_OF_MESSAGE {
-            let draw: u64 = self.engine.runtime.random().map_or(0, u64::from_le_bytes);
-            let start = usize::try_from(draw % records.len() as u64).unwrap_or(0);
-            records.rotate_left(start);
+        let (mut start, mut most) = ([0; 32], most);
+        if self.engine.peers.record_count() > RECORDS_OF_MESSAGE {
+            // Names are hashes, so a random one stands at a random place among them.
+            start = self.engine.runtime.random().unwrap_or(start);
+        } else {
+            most = RECORDS_OF_MESSAGE;
         }
-        let others = records.iter().map(SignedRecord::encode).take(RECORDS_OF_MESSAGE - 1);
-        own.iter().map(SignedRecord::encode).chain(others).collect()
+        let others = self.engine.peers.records_from(NodeId::from_bytes(start), most.saturating_sub(1));
+        own.iter().chain(&others).map(SignedRecord::encode).collect()
     }
 
     /// Exchanges records with a node.
     pub(super) async fn exchange(self: &Arc<Self>, node: NodeId) -> Result<()> {
-        let request = Request::Members { records: self.page_of_records() };
+        self.exchange_up_to(RECORDS_OF_MESSAGE, node).await
+    }
+
+    async fn exchange_up_to(self: &Arc<Self>, most: usize, node: NodeId) -> Result<()> {
+        let request = Request::Members { records: self.page_of_records(most) };
         match self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT).await? {
             (Reply::Members { records }, _) => self.take_records(self.read_records(&records)?).await,
             (other, _) => Err(crate::peers::unexpected(&other, node)),
@@ -299,9 +312,7 @@ impl Core {
 
     /// How many members that hold data are connected (this node among them), and whether all are.
     pub(super) fn storage_nodes_connected(&self) -> (usize, bool) {
-        let members = self.engine.peers.storage_members();
-        let connected = members.iter().filter(|member| self.engine.peers.is_connected(&member.node)).count();
-        (connected, connected == members.len())
+        self.engine.peers.storage_connected()
     }
 
     /// Compares notes with a random connected peer, again and again.
@@ -347,9 +358,13 @@ impl Core {
         self.engine.events.emit(Event::NodeUp(node));
         // It may have lost what it held.
         self.care.wake();
+        // One exchange tells both, so one of them begins it; should it fail, gossip makes up for it.
+        if self.engine.peers.local() > node {
+            return;
+        }
         let core = Arc::clone(self);
         let exchange = async move {
-            if let Err(error) = core.exchange(node).await {
+            if let Err(error) = core.exchange_up_to(RECORDS_OF_GREETING, node).await {
                 tracing::debug!(%error, "the first exchange with a peer failed");
             }
         };

@@ -18,7 +18,7 @@ use crate::object::segment::{Codec, Coder, Decoded, Place, wrong_shards};
 use crate::object::{ASK_LIMIT, Engine, READ_LIMIT};
 use crate::observe::{Event, count};
 use crate::peers::unexpected;
-use crate::placement::{CallClass, rank};
+use crate::placement::{CallClass, DEFAULT_HEDGE, rank};
 use crate::ports::Redundancy;
 
 /// What asking for a parity shard costs in the choice of holders, beside its latency: a decode takes CPU that a busy
@@ -122,7 +122,7 @@ impl ExtentReader {
     ) -> Result<Layout> {
         let members = engine.peers.storage_members();
         let mut order: Vec<NodeId> = rank(placement.as_bytes(), &members).extent_order(redundancy);
-        order.sort_by_key(|node| (*node != engine.peers.local(), !engine.peers.is_live(node)));
+        engine.peers.order_by_promise(&mut order, &members);
         let mut order = order.into_iter();
         let mut silent = Vec::new();
         let mut running = FuturesUnordered::new();
@@ -130,9 +130,12 @@ impl ExtentReader {
             let call = engine.peers.call(node, Request::ReadLayout { extent: id }, Bytes::new(), ASK_LIMIT);
             call.map(move |answer| (node, answer))
         };
-        running.extend(order.next().map(ask));
+        let mut last = order.next();
+        running.extend(last.map(ask));
         while !running.is_empty() {
-            let hedge = engine.runtime.sleep(crate::placement::DEFAULT_HEDGE);
+            let patience =
+                last.map_or(DEFAULT_HEDGE, |node| engine.peers.hedge_after(&node, CallClass::Small));
+            let hedge = engine.runtime.sleep(patience);
             match future::select(running.next(), hedge).await {
                 Either::Left((Some((_, Ok((Reply::Done, body)))), _)) if ExtentId::of(&body) == id => {
                     return Layout::decode(&body);
@@ -141,7 +144,9 @@ impl ExtentReader {
                 Either::Left((Some((node, _)), _)) => silent.push(node),
                 Either::Left((None, _)) => break,
             }
-            running.extend(order.next().map(ask));
+            let next = order.next();
+            running.extend(next.map(ask));
+            last = next.or(last);
         }
         if silent.is_empty() {
             return Err(Error::new(
@@ -349,7 +354,7 @@ impl ExtentReader {
     fn hedge_after(&self, collecting: &Collecting) -> Duration {
         let asked = collecting.running.values();
         let slowest = asked.map(|node| self.engine.peers.hedge_after(node, CallClass::Bulk)).max();
-        slowest.unwrap_or(crate::placement::DEFAULT_HEDGE)
+        slowest.unwrap_or(DEFAULT_HEDGE)
     }
 
     /// Drops shards that are not what the layout names, and tells of those who sent them.

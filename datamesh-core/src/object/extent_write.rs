@@ -88,7 +88,7 @@ pub(super) struct WrittenExtent {
 }
 
 impl ExtentWriter {
-    /// Chooses the holders of a new extent among the live members.
+    /// Chooses the holders of a new extent among the live members, slow ones only where they are needed.
     ///
     /// # Errors
     /// `NotStored` where no member can hold data.
@@ -99,7 +99,7 @@ impl ExtentWriter {
         placement: PlacementKey,
         removal: RemovalHash,
     ) -> Result<Self> {
-        let members = engine.peers.live_members();
+        let members = engine.peers.prompt_members(placement.as_bytes(), coder.redundancy);
         let assignment = rank(placement.as_bytes(), &members).assign(coder.redundancy).ok_or_else(nobody)?;
         let state = State {
             failed: BTreeSet::new(),
@@ -220,7 +220,13 @@ impl ExtentWriter {
         count(&self.engine.counters.holders_replaced, 1);
         self.engine.events.emit(Event::HolderReplaced { node, reason: error.to_string() });
         let ranking = rank(self.placement.as_bytes(), &self.members);
-        let next = ranking.replacement(self.coder.redundancy, &state.assignment, &state.failed);
+        let next =
+            ranking.replacement(self.coder.redundancy, &state.assignment, &state.failed).or_else(|| {
+                // Slow ones are better than none.
+                let live = self.engine.peers.live_members();
+                let ranking = rank(self.placement.as_bytes(), &live);
+                ranking.replacement(self.coder.redundancy, &state.assignment, &state.failed)
+            });
         let missing: Vec<NodeId> = state.failed.iter().copied().collect();
         let kind = if state.all_full { ErrorKind::StorageFull } else { ErrorKind::NotStored };
         state.assignment = next.ok_or_else(|| {

@@ -15,7 +15,7 @@ use crate::object::gather::{gather, retry_limit};
 use crate::object::{ASK_LIMIT, Engine, STORE_LIMIT};
 use crate::observe::{Event, count};
 use crate::peers::unexpected;
-use crate::placement::rank;
+use crate::placement::{CallClass, DEFAULT_HEDGE, rank};
 use crate::planted::{Bug, is_active};
 use crate::ports::Redundancy;
 
@@ -50,9 +50,14 @@ pub(super) async fn write_manifest(
     secret: &RemovalSecret,
 ) -> Result<Vec<NodeId>> {
     let members = engine.peers.live_members();
+    let prompt = engine.peers.prompt_members(object.as_bytes(), redundancy);
     let ranking = rank(object.as_bytes(), &members);
     let wanted = (redundancy.parity() + 1).min(ranking.len());
-    let mut candidates = ranking.manifest_order().into_iter();
+    let mut candidates = rank(object.as_bytes(), &prompt).manifest_order();
+    let others = ranking.manifest_order().into_iter().filter(|node| !candidates.contains(node));
+    let others: Vec<NodeId> = others.collect();
+    candidates.extend(others);
+    let mut candidates = candidates.into_iter();
     let mut outcome = Outcome { all_full: true, ..Outcome::default() };
     let wanted = if is_active(Bug::AcknowledgeOneManifest) { 1 } else { wanted };
     while outcome.stored.len() < wanted {
@@ -155,11 +160,16 @@ async fn undo(
 /// `NotFound` when every member that can hold data answered and none has it; `Unavailable` when some did not answer.
 pub(crate) async fn find_manifest(engine: &Arc<Engine>, object: ObjectId) -> Result<Bytes> {
     let members = engine.peers.storage_members();
-    let mut search =
-        Search { engine, object, absent: BTreeSet::new(), silent: BTreeSet::new(), removed: false };
+    let mut search = Search {
+        engine,
+        object,
+        absent: BTreeSet::new(),
+        silent: BTreeSet::new(),
+        removed: false,
+        hedge: DEFAULT_HEDGE,
+    };
     let mut order: Vec<NodeId> = rank(object.as_bytes(), &members).manifest_order();
-    // This node costs nothing to ask, and nodes that are known to be down go last; else the ranking's order stays.
-    order.sort_by_key(|node| (*node != engine.peers.local(), !engine.peers.is_live(node)));
+    engine.peers.order_by_promise(&mut order, &members);
     let mut order = order.into_iter();
     let mut width = 1;
     loop {
@@ -177,6 +187,8 @@ struct Search<'a> {
     absent: BTreeSet<NodeId>,
     silent: BTreeSet<NodeId>,
     removed: bool,
+    /// How long whoever was asked last is waited for before the next is asked as well.
+    hedge: Duration,
 }
 
 impl Search<'_> {
@@ -187,7 +199,7 @@ impl Search<'_> {
             running.push(self.question(node));
         }
         while !running.is_empty() {
-            let hedge = self.engine.runtime.sleep(crate::placement::DEFAULT_HEDGE);
+            let hedge = self.engine.runtime.sleep(self.hedge);
             match future::select(running.next(), hedge).await {
                 Either::Left((Some((node, answer)), _)) => {
                     if let Some(manifest) = self.judge(node, answer) {
@@ -209,8 +221,9 @@ impl Search<'_> {
         None
     }
 
-    fn question(&self, node: NodeId) -> impl Future<Output = (NodeId, Result<(Reply, Bytes)>)> + use<> {
+    fn question(&mut self, node: NodeId) -> impl Future<Output = (NodeId, Result<(Reply, Bytes)>)> + use<> {
         let engine = Arc::clone(self.engine);
+        self.hedge = engine.peers.hedge_after(&node, CallClass::Small);
         let request = Request::ReadManifest { object: self.object };
         async move { (node, engine.peers.call(node, request, Bytes::new(), ASK_LIMIT).await) }
     }

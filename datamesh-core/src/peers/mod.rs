@@ -12,15 +12,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Refusal, Reply, Request, SignedRecord};
 use crate::id::NodeId;
 use crate::node::Node;
-use crate::placement::{CallClass, Member, MemberTable, Merge, PeerTiming};
+use crate::placement::{CallClass, Member, MemberTable, Merge, PeerTiming, slow_ones, without_slow};
 use crate::planted::{Bug, is_active};
-use crate::ports::{DynTransport, Instant, Message, PeerRoute, Runtime};
+use crate::ports::{DynTransport, Instant, Message, PeerRoute, Redundancy, Runtime};
 
 /// Messages of fewer bytes say more of the latency of a link than of what it carries.
 const LEAST_MEASURED: usize = 16 << 10;
 
 /// With each measurement this part of the earlier best is forgotten.
 const GOODPUT_FADE: u64 = 64;
+
+/// How long a node is left out of writes for having been slow to store, before it is tried again.
+const SLOW_FOR: Duration = Duration::from_secs(60);
 
 /// The local node and the peers that it can ask.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub(crate) struct Peers {
 struct State {
     table: MemberTable,
     timing: BTreeMap<NodeId, PeerTiming>,
+    /// When each last took something in.
+    stored: BTreeMap<NodeId, Instant>,
     detector: Detector,
     /// The bytes that the fastest link has lately carried in a second.
     goodput: u64,
@@ -87,6 +92,7 @@ impl Peers {
         let state = State {
             table: MemberTable::new(),
             timing: BTreeMap::new(),
+            stored: BTreeMap::new(),
             detector: Detector::new(grace, runtime.now()),
             goodput: 0,
             routes: BTreeMap::new(),
@@ -143,6 +149,29 @@ impl Peers {
         members.retain(|member| member.capacity > 0 && state.is_live(&member.node, now));
         members.retain(|member| member.node == self.local || state.is_reliable(&member.node));
         members
+    }
+
+    /// The live members without those that are far slower than the others, where no margin of what has this key is less
+    /// for it.
+    pub(crate) fn prompt_members(&self, key: &[u8; 32], redundancy: Redundancy) -> Vec<Member> {
+        let members = self.live_members();
+        let slow = self.slow_ones(&members);
+        without_slow(key, members, &slow, redundancy)
+    }
+
+    /// Those of these members that lately answered, or stored, far slower than the others.
+    pub(crate) fn slow_ones(&self, members: &[Member]) -> Vec<NodeId> {
+        let now = self.runtime.now();
+        let state = self.state();
+        let lately = |node: &NodeId, class| state.timing.get(node).and_then(|timing| timing.lately(class));
+        let is_fresh = |node: &NodeId| state.stored.get(node).is_some_and(|at| now - *at < SLOW_FOR);
+        let others = || members.iter().map(|member| member.node).filter(|node| *node != self.local);
+        let small = others().filter_map(|node| Some((node, lately(&node, CallClass::Small)?)));
+        let store =
+            others().filter(is_fresh).filter_map(|node| Some((node, lately(&node, CallClass::Store)?)));
+        let mut slow = slow_ones(&small.collect::<Vec<_>>());
+        slow.extend(slow_ones(&store.collect::<Vec<_>>()));
+        slow
     }
 
     /// The members that can hold data, are not gone and are believed: what each has is its own, whether or not it answers.
@@ -258,6 +287,32 @@ impl Peers {
         self.state().table.knows(encoded)
     }
 
+    /// What a member says of itself.
+    pub(crate) fn record(&self, node: &NodeId) -> Option<SignedRecord> {
+        self.state().table.record(node).cloned()
+    }
+
+    /// So many members' signed records, by node id from this one on, and from the first one after the last.
+    pub(crate) fn records_from(&self, start: NodeId, count: usize) -> Vec<SignedRecord> {
+        let state = self.state();
+        let count = count.min(state.table.len());
+        state.table.records_from(start).take(count).cloned().collect()
+    }
+
+    /// How many members are known.
+    pub(crate) fn record_count(&self) -> usize {
+        self.state().table.len()
+    }
+
+    /// How many members that hold data are connected, this node among them, and whether all are.
+    pub(crate) fn storage_connected(&self) -> (usize, bool) {
+        let state = self.state();
+        let members = || state.table.records().map(SignedRecord::record).filter(|record| record.capacity > 0);
+        let is_connected = |node: &NodeId| *node == self.local || state.routes.contains_key(node);
+        let connected = members().filter(|record| is_connected(&record.node)).count();
+        (connected, connected == members().count())
+    }
+
     /// Every member's signed record.
     pub(crate) fn records(&self) -> Vec<SignedRecord> {
         self.state().table.records().cloned().collect()
@@ -295,6 +350,13 @@ impl Peers {
             }
         };
         state.table.records().map(of).collect()
+    }
+
+    /// Puts this node first, which costs nothing to ask, and last who is known to be down, after who is slow; else the
+    /// order stays.
+    pub(crate) fn order_by_promise(&self, order: &mut [NodeId], members: &[Member]) {
+        let slow = self.slow_ones(members);
+        order.sort_by_key(|node| (*node != self.local, !self.is_live(node), slow.contains(node)));
     }
 
     /// How promising it is to ask this node for a shard; less is better.
@@ -388,7 +450,9 @@ impl Peers {
         }
         let class = class_of(&request, &body);
         let (started, sent) = (self.runtime.now(), body.len());
+        let mut overtaken = Overtaken { peers: self, node, class, started, answered: false };
         let answer = self.carry(node, Message { head: request.encode(), body }, limit).await;
+        overtaken.answered = true;
         let answer = answer.and_then(|message| Ok((Reply::decode(&message.head)?, message.body)));
         if let Ok((_, body)) = &answer {
             self.note_carried(sent.saturating_add(body.len()), started);
@@ -430,19 +494,20 @@ impl Peers {
         self.state().goodput
     }
 
-    fn note(&self, node: NodeId, class: Option<CallClass>, started: Instant, error: Option<&Error>) {
+    fn note(&self, node: NodeId, class: CallClass, started: Instant, error: Option<&Error>) {
         let now = self.runtime.now();
         let mut state = self.state();
         let timing = state.timing.entry(node).or_default();
         match error {
             None => {
+                timing.record_success(class, now - started);
                 match class {
-                    Some(class) => timing.record_success(class, now - started),
-                    None => timing.record_untimed_success(),
-                }
-                match class {
-                    Some(CallClass::Small) => state.detector.answered(node, now, now - started),
-                    _ => state.detector.heard(node, now),
+                    CallClass::Small => state.detector.answered(node, now, now - started),
+                    CallClass::Bulk => state.detector.heard(node, now),
+                    CallClass::Store => {
+                        state.stored.insert(node, now);
+                        state.detector.heard(node, now);
+                    }
                 }
             }
             Some(error) => {
@@ -459,12 +524,36 @@ impl Peers {
 }
 
 /// What a call's time tells of the answers to come. Whoever takes data in waits for its disk, or for other puts: that
-/// says nothing of how fast it gives data out, and readers choose by these times.
-fn class_of(request: &Request, body: &Bytes) -> Option<CallClass> {
+/// says nothing of how fast it gives data out.
+fn class_of(request: &Request, body: &Bytes) -> CallClass {
     match request {
-        Request::ReadShard { .. } => Some(CallClass::Bulk),
-        _ if body.is_empty() => Some(CallClass::Small),
-        _ => None,
+        Request::ReadShard { .. } => CallClass::Bulk,
+        _ if body.is_empty() => CallClass::Small,
+        _ => CallClass::Store,
+    }
+}
+
+/// A call whose answer nobody waits for any more took at least so long.
+struct Overtaken<'a> {
+    peers: &'a Peers,
+    node: NodeId,
+    class: CallClass,
+    started: Instant,
+    answered: bool,
+}
+
+impl Drop for Overtaken<'_> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        let now = self.peers.runtime.now();
+        let mut state = self.peers.state();
+        let timing = state.timing.entry(self.node).or_default();
+        timing.record_unanswered(self.class, now - self.started);
+        if self.class == CallClass::Store {
+            state.stored.insert(self.node, now);
+        }
     }
 }
 

@@ -63,7 +63,7 @@ impl MemberTable {
     /// signs, the one with the smaller BLAKE3 hash wins, so that all members agree.
     pub fn merge(&mut self, record: SignedRecord) -> Merge {
         let full = self.records.len() >= MAX_MEMBERS;
-        let hash = hash_of(&record.encode());
+        let hash = *record.hash();
         match self.records.entry(record.record().node) {
             Entry::Vacant(_) if full => Merge::Full,
             Entry::Vacant(vacant) => {
@@ -73,7 +73,7 @@ impl MemberTable {
             }
             Entry::Occupied(mut known) if supersedes(&record, known.get()) => {
                 let old = known.insert(record);
-                self.known.remove(&hash_of(&old.encode()));
+                self.known.remove(old.hash());
                 self.known.insert(hash);
                 Merge::Updated
             }
@@ -86,13 +86,13 @@ impl MemberTable {
     /// Members tell each other the same records again and again; checking a signature takes a hundred times as long
     /// as this.
     pub fn knows(&self, encoded: &[u8]) -> bool {
-        self.known.contains(&hash_of(encoded))
+        self.known.contains(&SignedRecord::hash_of(encoded))
     }
 
     /// Forgets a node; returns what was known of it.
     pub fn remove(&mut self, node: &NodeId) -> Option<SignedRecord> {
         let removed = self.records.remove(node)?;
-        self.known.remove(&hash_of(&removed.encode()));
+        self.known.remove(removed.hash());
         Some(removed)
     }
 
@@ -104,6 +104,12 @@ impl MemberTable {
     /// Every record, by node id.
     pub fn records(&self) -> impl ExactSizeIterator<Item = &SignedRecord> {
         self.records.values()
+    }
+
+    /// Every record, by node id from this one on, and then those before it.
+    pub fn records_from(&self, start: NodeId) -> impl Iterator<Item = &SignedRecord> {
+        let rest = self.records.range(start..);
+        rest.chain(self.records.range(..start)).map(|(_, record)| record)
     }
 
     /// The members for [`rank`](crate::placement::rank), clients among them, by node id.
@@ -122,18 +128,13 @@ impl MemberTable {
     }
 }
 
-fn hash_of(encoded: &[u8]) -> [u8; 32] {
-    *blake3::hash(encoded).as_bytes()
-}
-
 /// Whether `new` takes the place of `known`, a record of the same node.
 fn supersedes(new: &SignedRecord, known: &SignedRecord) -> bool {
     let (newer, older) = (new.record().sequence, known.record().sequence);
-    let hash = |record: &SignedRecord| hash_of(&record.encode());
     if is_active(Bug::AcceptOlderRecord) {
         return newer != older;
     }
-    newer > older || (newer == older && hash(new) < hash(known))
+    newer > older || (newer == older && new.hash() < known.hash())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod margin;
 
 mod members;
 mod plan;
+mod prompt;
 mod rank;
 mod spread;
 mod timing;
@@ -20,6 +21,7 @@ pub use durability::{DurabilityModel, DurabilityReport, MAX_NINES, durability};
 pub use margin::{margin, zone_margin};
 pub use members::{MAX_MEMBERS, Member, MemberTable, Merge};
 pub use plan::{Plan, plan};
+pub(crate) use prompt::{slow_ones, without_slow};
 pub use rank::{Ranking, rank};
 pub use timing::{CallClass, DEFAULT_HEDGE, HEDGE_RANGE, PeerTiming};
 pub use zone_margins::ZoneMargins;

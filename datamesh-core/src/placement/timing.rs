@@ -28,18 +28,40 @@ const MAX_PENALTY: u32 = 8;
 pub enum CallClass {
     /// A head only, or a few KiB.
     Small,
-    /// A shard.
+    /// A shard is given out.
     Bulk,
+    /// Something is taken in, and waits for a disk.
+    Store,
 }
 
 /// What was seen of one peer's answers; told durations, it has no clock of its own.
 #[derive(Debug, Clone, Default)]
 pub struct PeerTiming {
-    small: VecDeque<Duration>,
-    bulk: VecDeque<Duration>,
+    small: Recent,
+    bulk: Recent,
+    store: Recent,
     successes: u64,
     failures: u64,
     penalty: u32,
+}
+
+/// What was seen lately of one class.
+#[derive(Debug, Clone, Default)]
+struct Recent {
+    window: VecDeque<Duration>,
+    smoothed: Option<Duration>,
+}
+
+impl Recent {
+    fn record(&mut self, latency: Duration) {
+        if self.window.len() >= WINDOW {
+            self.window.pop_front();
+        }
+        self.window.push_back(latency);
+        // Weighted as TCP weighs its round trips (RFC 6298): eight answers change it, where a median takes half a window.
+        let before = self.smoothed.unwrap_or(latency);
+        self.smoothed = Some((before * 7 + latency) / 8);
+    }
 }
 
 impl PeerTiming {
@@ -50,18 +72,16 @@ impl PeerTiming {
 
     /// An answer came after this long. It halves what recent failures weigh.
     pub fn record_success(&mut self, class: CallClass, latency: Duration) {
-        let ring = self.ring_mut(class);
-        if ring.len() >= WINDOW {
-            ring.pop_front();
-        }
-        ring.push_back(latency);
-        self.record_untimed_success();
-    }
-
-    /// An answer came, and how long it took tells nothing. It halves what recent failures weigh.
-    pub fn record_untimed_success(&mut self) {
+        self.recent_mut(class).record(latency);
         self.successes = self.successes.saturating_add(1);
         self.penalty /= 2;
+    }
+
+    /// No answer had come after so long, and nobody waits for it any more: it takes at least that long.
+    pub fn record_unanswered(&mut self, class: CallClass, waited: Duration) {
+        if self.lately(class).is_none_or(|lately| waited > lately) {
+            self.recent_mut(class).record(waited);
+        }
     }
 
     /// No answer came, or a wrong one.
@@ -93,35 +113,43 @@ impl PeerTiming {
     /// How long to wait for this peer before another is asked as well: its own 95th percentile within
     /// [`HEDGE_RANGE`], and [`DEFAULT_HEDGE`] until eight calls of the class were answered.
     pub fn hedge_after(&self, class: CallClass) -> Duration {
-        let known = self.p95(class).filter(|_| self.ring(class).len() >= ENOUGH);
+        let known = self.p95(class).filter(|_| self.recent(class).window.len() >= ENOUGH);
         known.map_or(DEFAULT_HEDGE, |p95| p95.clamp(*HEDGE_RANGE.start(), *HEDGE_RANGE.end()))
     }
 
-    /// How long an answer is likely to take, for choosing whom to ask first: the median, and a second more for
-    /// each recent failure. A peer that was never asked counts as neither fast nor slow.
+    /// How long answers of this class lately took, smoothed.
+    pub fn lately(&self, class: CallClass) -> Option<Duration> {
+        self.recent(class).smoothed
+    }
+
+    /// How long an answer is likely to take, for choosing whom to ask first: what it lately took, no less than a small
+    /// answer takes, and a second more for each recent failure. A peer that was never asked counts as neither fast nor
+    /// slow.
     pub fn score(&self, class: CallClass) -> Duration {
-        let likely = self.p50(class).unwrap_or(*HEDGE_RANGE.start());
+        let likely = self.lately(class).max(self.lately(CallClass::Small)).unwrap_or(*HEDGE_RANGE.start());
         likely.saturating_add(FAILURE_COST.saturating_mul(self.penalty))
     }
 
     fn percentile(&self, class: CallClass, percent: usize) -> Option<Duration> {
-        let mut sorted: Vec<_> = self.ring(class).iter().copied().collect();
+        let mut sorted: Vec<_> = self.recent(class).window.iter().copied().collect();
         let rank = sorted.len().saturating_mul(percent).div_ceil(100).checked_sub(1)?;
         let (_, value, _) = sorted.select_nth_unstable(rank);
         Some(*value)
     }
 
-    fn ring(&self, class: CallClass) -> &VecDeque<Duration> {
+    fn recent(&self, class: CallClass) -> &Recent {
         match class {
             CallClass::Small => &self.small,
             CallClass::Bulk => &self.bulk,
+            CallClass::Store => &self.store,
         }
     }
 
-    fn ring_mut(&mut self, class: CallClass) -> &mut VecDeque<Duration> {
+    fn recent_mut(&mut self, class: CallClass) -> &mut Recent {
         match class {
             CallClass::Small => &mut self.small,
             CallClass::Bulk => &mut self.bulk,
+            CallClass::Store => &mut self.store,
         }
     }
 }
@@ -154,6 +182,20 @@ mod tests {
             assert_eq!(timing.hedge_after(Bulk), Duration::from_millis(expected));
             assert_eq!(timing.hedge_after(Small), DEFAULT_HEDGE);
         }
+    }
+
+    #[test]
+    fn a_change_is_seen_after_some_answers() {
+        let mut timing = after(std::iter::repeat_n(1, 64));
+        (0..8).for_each(|_| timing.record_success(Bulk, Duration::from_millis(100)));
+        assert_eq!(timing.p50(Bulk), Some(Duration::from_millis(1)));
+        assert!(timing.score(Bulk) > Duration::from_millis(50));
+        let mut timing = after(std::iter::repeat_n(1, 64));
+        (0..8).for_each(|_| timing.record_success(Small, Duration::from_millis(100)));
+        assert!(
+            timing.score(Bulk) > Duration::from_millis(50),
+            "who answers nothing fast gives no shard fast"
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::sim::draws::Draws;
 use crate::sim::failure::Failure;
 use crate::sim::mesh::{Parts, SimBuilder, SimMesh};
 use crate::sim::play::Play;
+use crate::sim::progress::{Progress, Watcher};
 
 /// Segments are short, so that objects of some kilobytes have several.
 const SEGMENT_BYTES: u32 = 16 << 10;
@@ -35,6 +36,7 @@ pub struct Campaign {
     duration: Duration,
     misfortunes: Vec<Misfortune>,
     trace: bool,
+    watcher: Option<Watcher>,
 }
 
 /// What a run that kept every promise did.
@@ -106,6 +108,7 @@ impl Campaign {
             duration: Duration::from_secs(3600),
             misfortunes: Misfortune::ALL.to_vec(),
             trace: false,
+            watcher: None,
         }
     }
 
@@ -130,6 +133,12 @@ impl Campaign {
     /// Keeps the last lines of the trace for a failure.
     pub fn trace(mut self, keep: bool) -> Self {
         self.trace = keep;
+        self
+    }
+
+    /// Tells how far the run is, some times in each second of real time. It has no effect on the run.
+    pub fn progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.watcher = Some(Watcher::new(tell));
         self
     }
 
@@ -169,6 +178,7 @@ impl Campaign {
             .segment_bytes(SEGMENT_BYTES)
             .limits(limits)
             .trace(self.trace)
+            .watcher(self.watcher.clone())
             .acquainted(nodes > 16)
     }
 }

@@ -19,6 +19,7 @@ use crate::sim::failure::Failure;
 use crate::sim::link::Link;
 use crate::sim::medium::Medium;
 use crate::sim::network::{Net, Network};
+use crate::sim::progress::{Progress, Watcher};
 use crate::sim::roles::{Actor, Role, Target};
 use crate::sim::runtime::{BEGIN, Clock, SimRuntime};
 use crate::sim::storage::{Disk, SimStorage};
@@ -68,6 +69,7 @@ pub struct SimBuilder {
     disk: Disk,
     trace: bool,
     acquainted: bool,
+    watcher: Option<Watcher>,
 }
 
 impl SimBuilder {
@@ -86,6 +88,7 @@ impl SimBuilder {
             disk: Disk::default(),
             trace: false,
             acquainted: false,
+            watcher: None,
         }
     }
 
@@ -149,6 +152,18 @@ impl SimBuilder {
         self
     }
 
+    /// Tells how far the run is, some times in each second of real time: for runs that take minutes. It has no effect on
+    /// the run.
+    pub fn progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.watcher = Some(Watcher::new(tell));
+        self
+    }
+
+    pub(super) fn watcher(mut self, watcher: Option<Watcher>) -> Self {
+        self.watcher = watcher;
+        self
+    }
+
     /// Opens the mesh and waits until every node is connected to every other.
     ///
     /// # Errors
@@ -178,7 +193,7 @@ impl SimBuilder {
     }
 
     fn build(self) -> SimMesh {
-        let world = World::new(self.seed, self.trace);
+        let world = World::new(self.seed, self.trace, self.watcher.clone());
         let network = Network::new(self.seed, self.link);
         let suite = Arc::new(WatchedSuite::new(Arc::clone(&self.parts.suite)));
         let shared = Shared {
@@ -428,13 +443,15 @@ impl SimMesh {
                 capacity: slot.capacity,
                 sequence: BEGIN,
             };
-            record.sign(&*slot.identity).ok().map(|signed| (slot.identity.node_id(), signed.encode()))
+            record.sign(&*slot.identity).ok().map(|signed| {
+                (bytes::Bytes::copy_from_slice(slot.identity.node_id().as_bytes()), signed.encode())
+            })
         };
         let records: Vec<_> = nodes.iter().enumerate().filter_map(record).collect();
         for slot in nodes.iter() {
             let mut medium = lock(&slot.medium);
             for (id, record) in &records {
-                medium.put(Table::Members, id.as_bytes().to_vec().into(), record.clone());
+                medium.put(Table::Members, id.clone(), record.clone());
             }
         }
     }

@@ -110,11 +110,17 @@ pub(super) struct Network {
 struct State {
     endpoints: BTreeMap<usize, Endpoint>,
     numbers: BTreeMap<NodeId, usize>,
+    names: BTreeMap<usize, NodeId>,
     links: BTreeMap<Way, LinkState>,
     normal: Link,
-    connections: BTreeMap<Way, u64>,
+    /// To whom each node is connected, and the number of the connection: each stands in it twice.
+    connections: BTreeMap<usize, BTreeMap<usize, u64>>,
     dials: BTreeMap<Way, Dial>,
     calls: BTreeMap<u64, Call>,
+    /// The calls of each node: to whom, and which.
+    calls_of: BTreeMap<usize, BTreeSet<(usize, u64)>>,
+    /// The bytes of shards that each node has under way.
+    staged: BTreeMap<usize, usize>,
     /// The ways to answer of requests that are handled now, by the call.
     serving: BTreeMap<u64, oneshot::Sender<()>>,
     next: u64,
@@ -136,11 +142,14 @@ impl Network {
         let state = State {
             endpoints: BTreeMap::new(),
             numbers: BTreeMap::new(),
+            names: BTreeMap::new(),
             links: BTreeMap::new(),
             normal,
             connections: BTreeMap::new(),
             dials: BTreeMap::new(),
             calls: BTreeMap::new(),
+            calls_of: BTreeMap::new(),
+            staged: BTreeMap::new(),
             serving: BTreeMap::new(),
             next: 0,
             peaks: BTreeMap::new(),
@@ -178,6 +187,7 @@ impl Network {
         };
         let mut state = self.state();
         state.numbers.insert(id, node);
+        state.names.insert(node, id);
         state.endpoints.insert(node, endpoint);
     }
 
@@ -190,16 +200,13 @@ impl Network {
     }
 
     pub(super) fn is_connected(&self, a: usize, b: usize) -> bool {
-        self.state().connections.contains_key(&pair(a, b))
+        self.state().connection(a, b).is_some()
     }
 
     pub(super) fn connected(&self, node: usize) -> Vec<NodeId> {
         let state = self.state();
-        let other = |(a, b): &Way| if *a == node { Some(*b) } else { (*b == node).then_some(*a) };
-        let peers = state.connections.keys().filter_map(other);
         // A peer that has crashed in silence is not missed yet, so its name is the one it had.
-        let name = |peer| state.numbers.iter().find(|(_, number)| **number == peer).map(|(id, _)| *id);
-        peers.filter_map(|peer| state.endpoints.get(&peer).map(|end| end.id).or_else(|| name(peer))).collect()
+        state.peers_of(node).filter_map(|(peer, _)| state.id(peer)).collect()
     }
 
     /// Requests that are under way in the whole network, those that are being handled, and packets that are held.
@@ -247,11 +254,12 @@ impl Net {
             return;
         }
         let endpoint = state.endpoints.remove(&node);
-        let peers = state.peers_of(node);
-        let own: Vec<u64> =
-            state.calls.iter().filter(|(_, call)| call.from == node).map(|(id, _)| *id).collect();
-        let own: Vec<Call> = own.iter().filter_map(|id| state.calls.remove(id)).collect();
-        let dials: Vec<Way> = state.dials.keys().filter(|(from, _)| *from == node).copied().collect();
+        let peers: Vec<_> = state.peers_of(node).collect();
+        let mut own: Vec<u64> = state.calls_of.get(&node).into_iter().flatten().map(|(_, id)| *id).collect();
+        own.sort_unstable();
+        let own: Vec<Call> = own.iter().filter_map(|id| state.end_call(*id)).collect();
+        let dials: Vec<Way> =
+            state.dials.range((node, 0)..=(node, usize::MAX)).map(|(way, _)| *way).collect();
         let dials: Vec<Dial> = dials.iter().filter_map(|way| state.dials.remove(way)).collect();
         drop(state);
         for call in own {
@@ -286,16 +294,14 @@ impl Net {
     /// Ends a connection now, if it is still this one: calls over it end with an unknown outcome.
     pub(super) fn break_connection(&self, a: usize, b: usize, connection: Option<u64>) {
         let mut state = self.state();
-        let key = pair(a, b);
-        let Some(current) = state.connections.get(&key).copied() else { return };
+        let Some(current) = state.connection(a, b) else { return };
         if connection.is_some_and(|connection| connection != current) {
             return;
         }
-        state.connections.remove(&key);
-        let between = |call: &Call| pair(call.from, call.to) == key;
-        let broken: Vec<u64> =
-            state.calls.iter().filter(|(_, call)| between(call)).map(|(id, _)| *id).collect();
-        let calls: Vec<Call> = broken.iter().filter_map(|id| state.calls.remove(id)).collect();
+        state.disconnect(a, b);
+        let mut broken: Vec<u64> = state.calls_between(a, b).chain(state.calls_between(b, a)).collect();
+        broken.sort_unstable();
+        let calls: Vec<Call> = broken.iter().filter_map(|id| state.end_call(*id)).collect();
         let serving: Vec<_> = broken.iter().filter_map(|id| state.serving.remove(id)).collect();
         let ids = (state.id(a), state.id(b));
         drop(state);
@@ -335,7 +341,7 @@ impl Net {
         link.cut = cut;
         link.cuts += 1;
         let cuts = link.cuts;
-        let connection = state.connections.get(&pair(way.0, way.1)).copied();
+        let connection = state.connection(way.0, way.1);
         drop(state);
         match (cut, connection) {
             (true, Some(connection)) => self.give_up_if_still_cut(way, cuts, connection),
@@ -412,7 +418,7 @@ impl Net {
             link.held.push(packet);
             return;
         }
-        let current = state.connections.get(&pair(way.0, way.1)).copied();
+        let current = state.connection(way.0, way.1);
         if current != Some(packet.connection) || !state.endpoints.contains_key(&packet.to) {
             drop(state);
             return drop(packet);
@@ -425,7 +431,7 @@ impl Net {
                 self.serve(packet.from, packet.to, packet.connection, packet.call, message)
             }
             Content::Reply(result) => {
-                let call = self.state().calls.remove(&packet.call);
+                let call = self.state().end_call(packet.call);
                 if let Some(call) = call {
                     drop(call.result.send(result));
                 }
@@ -527,13 +533,9 @@ impl Net {
     ) -> Result<(u64, oneshot::Receiver<Result<Message>>)> {
         let (result, answer) = oneshot::channel();
         let mut state = self.state();
-        let connection = state.connections.get(&pair(from, to)).copied().ok_or_else(unreachable)?;
+        let connection = state.connection(from, to).ok_or_else(unreachable)?;
         let call = state.number();
-        state.calls.insert(call, Call { from, to, staged: staged_bytes(&message), result });
-        let own = state.calls.values().filter(|call| call.from == from);
-        let under_way: usize = own.map(|call| call.staged).sum();
-        let peak = state.peaks.entry(from).or_default();
-        *peak = under_way.max(*peak);
+        state.begin_call(call, Call { from, to, staged: staged_bytes(&message), result });
         drop(state);
         self.carry(Packet { from, scope, to, connection, call, content: Content::Request(message) });
         Ok((call, answer))
@@ -542,8 +544,8 @@ impl Net {
     /// Forgets a call that nobody waits for, and tells the peer.
     pub(super) fn cancel(&self, call: u64, scope: ScopeId) {
         let mut state = self.state();
-        let Some(Call { from, to, .. }) = state.calls.remove(&call) else { return };
-        let connection = state.connections.get(&pair(from, to)).copied();
+        let Some(Call { from, to, .. }) = state.end_call(call) else { return };
+        let connection = state.connection(from, to);
         drop(state);
         if let Some(connection) = connection {
             self.carry(Packet { from, scope, to, connection, call, content: Content::Cancel });
@@ -596,9 +598,10 @@ impl Net {
     fn connect(&self, a: usize, b: usize) {
         let mut state = self.state();
         let number = state.number();
-        let is_new = !state.connections.contains_key(&pair(a, b));
+        let is_new = state.connection(a, b).is_none();
         if is_new {
-            state.connections.insert(pair(a, b), number);
+            state.connections.entry(a).or_default().insert(b, number);
+            state.connections.entry(b).or_default().insert(a, number);
         }
         let (id_a, id_b) = (state.id(a), state.id(b));
         drop(state);
@@ -639,7 +642,7 @@ impl Net {
     pub(super) fn redial(&self, from: usize, to: usize) {
         let mut state = self.state();
         let wanted = state.endpoints.get(&from).is_some_and(|endpoint| endpoint.routes.contains(&to));
-        if !wanted || state.connections.contains_key(&pair(from, to)) {
+        if !wanted || state.connection(from, to).is_some() {
             return;
         }
         let failed = state.dials.entry((from, to)).or_default().failed;
@@ -653,14 +656,14 @@ impl Net {
     fn dial_if_wanted(&self, from: usize, to: usize) -> Option<oneshot::Receiver<bool>> {
         let state = self.state();
         let wanted = state.endpoints.get(&from).is_some_and(|endpoint| endpoint.routes.contains(&to));
-        let needless = state.connections.contains_key(&pair(from, to));
+        let needless = state.connection(from, to).is_some();
         drop(state);
         (wanted && !needless).then(|| self.dial(from, to))
     }
 
     /// Forgets connections of a node's earlier incarnation, which a new one takes the place of.
     pub(super) fn supersede(&self, node: usize) {
-        let peers = self.state().peers_of(node);
+        let peers: Vec<_> = self.state().peers_of(node).collect();
         for (peer, connection) in peers {
             self.break_connection(node, peer, Some(connection));
         }
@@ -675,12 +678,50 @@ impl State {
 
     fn id(&self, node: usize) -> Option<NodeId> {
         let known = self.endpoints.get(&node).map(|endpoint| endpoint.id);
-        known.or_else(|| self.numbers.iter().find(|(_, number)| **number == node).map(|(id, _)| *id))
+        known.or_else(|| self.names.get(&node).copied())
     }
 
-    fn peers_of(&self, node: usize) -> Vec<(usize, u64)> {
-        let other = |(a, b): &Way| if *a == node { Some(*b) } else { (*b == node).then_some(*a) };
-        self.connections.iter().filter_map(|(way, number)| Some((other(way)?, *number))).collect()
+    /// Whom a node is connected to, by their numbers.
+    fn peers_of(&self, node: usize) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.connections.get(&node).into_iter().flatten().map(|(peer, number)| (*peer, *number))
+    }
+
+    fn connection(&self, a: usize, b: usize) -> Option<u64> {
+        self.connections.get(&a)?.get(&b).copied()
+    }
+
+    fn disconnect(&mut self, a: usize, b: usize) {
+        for (one, other) in [(a, b), (b, a)] {
+            if let Some(peers) = self.connections.get_mut(&one) {
+                peers.remove(&other);
+            }
+        }
+    }
+
+    /// The calls of one node that another is to answer.
+    fn calls_between(&self, from: usize, to: usize) -> impl Iterator<Item = u64> + '_ {
+        let own = self.calls_of.get(&from).into_iter();
+        own.flat_map(move |calls| calls.range((to, 0)..=(to, u64::MAX))).map(|(_, id)| *id)
+    }
+
+    fn begin_call(&mut self, id: u64, call: Call) {
+        let under_way = self.staged.entry(call.from).or_default();
+        *under_way += call.staged;
+        let peak = self.peaks.entry(call.from).or_default();
+        *peak = (*peak).max(*under_way);
+        self.calls_of.entry(call.from).or_default().insert((call.to, id));
+        self.calls.insert(id, call);
+    }
+
+    fn end_call(&mut self, id: u64) -> Option<Call> {
+        let call = self.calls.remove(&id)?;
+        if let Some(under_way) = self.staged.get_mut(&call.from) {
+            *under_way -= call.staged;
+        }
+        if let Some(calls) = self.calls_of.get_mut(&call.from) {
+            calls.remove(&(call.to, id));
+        }
+        Some(call)
     }
 
     fn profile(&self, way: Way) -> Link {
@@ -694,7 +735,7 @@ impl State {
 
     /// The length of a packet that may go: its connection stands, and its sender has not crashed since.
     fn accept(&self, packet: &Packet) -> Option<u64> {
-        let same = self.connections.get(&pair(packet.from, packet.to)) == Some(&packet.connection);
+        let same = self.connection(packet.from, packet.to) == Some(packet.connection);
         let alive = self.endpoints.get(&packet.from).is_some_and(|end| end.scope == packet.scope);
         let (_, head, body) = packet.content.describe();
         (same && alive).then_some((head.len() + body) as u64)
@@ -733,10 +774,6 @@ fn staged_bytes(message: &Message) -> usize {
     let stages =
         !message.body.is_empty() && matches!(Request::decode(&message.head), Ok(Request::Stage { .. }));
     if stages { message.body.len() } else { 0 }
-}
-
-fn pair(a: usize, b: usize) -> Way {
-    (a.min(b), a.max(b))
 }
 
 pub(super) fn closed() -> Error {

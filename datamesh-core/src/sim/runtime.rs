@@ -143,7 +143,7 @@ mod tests {
     #[test]
     #[cfg(feature = "testing")]
     fn a_runtime_that_is_gone_says_so() {
-        let world = World::new(1, false);
+        let world = World::new(1, false, None);
         let scope = world.open_scope(0);
         let runtime: Arc<dyn Runtime> = SimRuntime::new(&world, scope, 0, &Arc::default());
         world.close_scope(scope);

@@ -323,7 +323,7 @@ mod tests {
 
     fn make(capacity: u64) -> SimStorage {
         let medium = Arc::new(Mutex::new(Medium::new(capacity)));
-        SimStorage::open(&World::new(1, false), 0, 1, Disk::INSTANT, &medium)
+        SimStorage::open(&World::new(1, false, None), 0, 1, Disk::INSTANT, &medium)
     }
 
     fn crashed(store: SimStorage) -> SimStorage {

@@ -266,7 +266,7 @@ mod tests {
             (1, Link::default()),
             (2, Link::default().with_jitter(Duration::from_millis(50)).with_loss_per_mille(50)),
         ] {
-            let world = World::new(seed, false);
+            let world = World::new(seed, false, None);
             let net = Net { world: Arc::clone(&world), network: Network::new(seed, link) };
             let runtime = SimRuntime::new(&world, crate::sim::world::OUTSIDE, usize::MAX, &Arc::default());
             let patience = Duration::from_secs(60);

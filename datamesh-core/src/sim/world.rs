@@ -15,6 +15,7 @@ use futures::channel::oneshot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ports::{Job, Task};
 use crate::sim::draws::Draws;
+use crate::sim::progress::{Progress, Watcher};
 use crate::sim::trace::{Entry, Trace};
 
 /// The scope of what belongs to no node: the network, and whoever drives the simulation.
@@ -46,6 +47,7 @@ pub(crate) struct World {
     ready: Mutex<Vec<u64>>,
     state: Mutex<State>,
     trace: Mutex<Trace>,
+    watcher: Option<Watcher>,
 }
 
 struct State {
@@ -121,7 +123,8 @@ impl fmt::Debug for World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, keep_lines: bool) -> Arc<Self> {
+    /// A world; where there is a watcher it is told how far the world is.
+    pub(super) fn new(seed: u64, keep_lines: bool, watcher: Option<Watcher>) -> Arc<Self> {
         let outside =
             Scope { node: usize::MAX, frozen: false, stalled: Vec::new(), stalled_jobs: Vec::new() };
         let state = State {
@@ -138,6 +141,7 @@ impl World {
             ready: Mutex::default(),
             state: Mutex::new(state),
             trace: Mutex::new(Trace::new(keep_lines)),
+            watcher,
         })
     }
 
@@ -304,9 +308,12 @@ impl World {
             Arc::new(TaskWaker { world: Arc::downgrade(self), task: MAIN, queued: AtomicBool::new(true) });
         lock(&self.ready).push(MAIN);
         let end = self.now().saturating_add(nanos(until));
-        let (mut second, mut steps) = (0, 0);
+        let (mut second, mut steps, mut polls) = (0, 0, 0);
         loop {
-            steps += 1;
+            (steps, polls) = (steps + 1, polls + 1);
+            if let Some(watcher) = &self.watcher {
+                watcher.tell(polls, || self.progress());
+            }
             let (now, limit) = self.second_and_limit();
             if now != std::mem::replace(&mut second, now) {
                 steps = 0;
@@ -332,6 +339,11 @@ impl World {
             }
             self.next_event(end)?;
         }
+    }
+
+    fn progress(&self) -> Progress {
+        let events = self.trace(Trace::events);
+        Progress { simulated: Duration::from_nanos(self.now()), events }
     }
 
     /// The virtual second, and how many steps it may have.

@@ -5,6 +5,7 @@
 //! `DATAMESH_BUG=LeakPlace` campaigns hunt for that one only.
 #![allow(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::disallowed_types,

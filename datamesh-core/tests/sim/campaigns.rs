@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use datamesh_core::sim::{Campaign, Failure, Summary};
+use datamesh_core::sim::{Campaign, Failure, Progress, Summary};
 
 use crate::parts::parts;
 
@@ -13,10 +13,28 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// How often a run tells how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(30);
+
+/// Tells now and then how far a run of a seed is: those of a thousand nodes take minutes.
+#[expect(clippy::print_stderr, reason = "a long test shows that it goes on")]
+fn teller(seed: u64) -> impl Fn(Progress) + Send + Sync + 'static {
+    let (began, told) = (Instant::now(), Mutex::new(Instant::now()));
+    move |progress| {
+        let mut told = told.lock().unwrap();
+        if told.elapsed() >= TELL_EVERY {
+            *told = Instant::now();
+            let (simulated, took) = (progress.simulated.as_secs_f64(), began.elapsed().as_secs());
+            eprintln!("seed {seed}: {simulated:.1} s simulated, {} events, in {took} s", progress.events);
+        }
+    }
+}
+
 /// The campaign of a seed, for twenty virtual minutes or as many as `DATAMESH_MINUTES` says.
 fn campaign(seed: u64) -> Campaign {
     let minutes = number("DATAMESH_MINUTES").unwrap_or(20);
     let campaign = Campaign::new(seed, parts()).duration(Duration::from_secs(60 * minutes));
+    let campaign = campaign.progress(teller(seed));
     match number("DATAMESH_NODES") {
         Some(nodes) => campaign.nodes(nodes as usize),
         None => campaign,

@@ -1,6 +1,7 @@
 //! The engine in the simulator.
 #![allow(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -16,6 +17,7 @@ mod parts;
 mod removal;
 mod roles;
 mod scrub;
+mod slow;
 mod stories;
 mod story;
 mod upkeep;

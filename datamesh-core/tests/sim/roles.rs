@@ -226,7 +226,7 @@ pub(crate) fn collude(seed: u64, size: Size) -> Option<String> {
         let mut stage = Stage::new(sim.clone(), size.draw(seed))?;
         let receipts = stage.put(&[50_000, 1_000, 50_000]).await?;
         for (aim, receipt) in receipts.iter().enumerate() {
-            let spoils = |number: usize| (number + aim + seed as usize) % 2 == 0;
+            let spoils = |number: usize| (number + aim + seed as usize).is_multiple_of(2);
             let role = |number| if spoils(number) { Role::Spoil } else { Role::Withhold };
             stage.play(|number| role(number)(receipt.object));
             stage.read(size.nodes).await?;
@@ -310,6 +310,5 @@ pub(crate) fn unreadable(seed: u64, size: Size, objects: usize) -> (usize, usize
         Ok(())
     });
     assert_eq!(told, None);
-    let found = *found.lock().unwrap();
-    found
+    *found.lock().unwrap()
 }

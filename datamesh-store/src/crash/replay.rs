@@ -83,6 +83,11 @@ impl Recording {
         self.events.iter().filter(|event| !matches!(event, Event::Mark(_))).count()
     }
 
+    /// The number of changes, syncs and marks: of the steps of a walk.
+    pub fn moments(&self) -> usize {
+        self.events.len()
+    }
+
     /// A walk from the beginning.
     pub fn replay(&self) -> Replay<'_> {
         Replay { durable: self.start.0.clone(), unsynced: Vec::new(), rest: self.events.iter() }

@@ -23,22 +23,44 @@ pub(crate) struct Expected {
     pub(crate) probe: Option<bool>,
 }
 
+/// What was found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    /// The last commit; everything that it left was there.
+    pub(crate) last: usize,
+    pub(crate) has_probe: bool,
+}
+
+impl Expected {
+    /// Whether this may be found.
+    pub(crate) fn allows(&self, found: Found) -> Verdict<()> {
+        if !self.commits.contains(&found.last) {
+            return Err(format!("commit {} is the last, where {:?} may be", found.last, self.commits));
+        }
+        match self.probe {
+            Some(probe) if probe != found.has_probe => {
+                Err(format!("the probe is there: {}", found.has_probe))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 fn told<T>(what: &str, outcome: StoreResult<T>) -> Verdict<T> {
     outcome.map_err(|error: Error| format!("{what}: {error:?}"))
 }
 
-/// Compares everything in the store with the world, and says which commit was the last.
-pub(crate) async fn check(store: &DiskStore, world: &World, expected: &Expected) -> Verdict<usize> {
+/// Compares everything in the store with the world.
+pub(crate) async fn check(store: &DiskStore, world: &World, expected: &Expected) -> Verdict<Found> {
     let last = last_commit(store).await?;
-    if !expected.commits.contains(&last) {
-        return Err(format!("commit {last} is the last, where {:?} may be", expected.commits));
+    if last >= world.states.len() {
+        return Err(format!("commit {last} is the last, of {}", world.states.len()));
     }
     let has_probe = check_records(store, world, last).await?;
-    if expected.probe.is_some_and(|probe| probe != has_probe) {
-        return Err(format!("the probe is there: {has_probe}"));
-    }
+    let found = Found { last, has_probe };
+    expected.allows(found)?;
     check_blobs(store, world, last, has_probe).await?;
-    Ok(last)
+    Ok(found)
 }
 
 async fn last_commit(store: &DiskStore) -> Verdict<usize> {

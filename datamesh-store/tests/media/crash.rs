@@ -21,7 +21,8 @@ fn crash_every_io() {
     let deeper_every = setting("DATAMESH_CRASH_DEEPER_EVERY", usual);
     let only = std::env::var("DATAMESH_CRASH_POINT").ok().map(|point| point.parse().unwrap());
     let (recording, world) = record(&script(seed, steps as usize)).unwrap();
-    let plan = Plan { images, deeper_every, only };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let plan = Plan { images, deeper_every, only, threads };
     match sweep(&recording, &world, &plan) {
         Ok(report) => println!(
             "{} commits, {} points, {report:?} in {:?}",
