@@ -1,6 +1,7 @@
 //! Removals are told to all who may have been away, and forgotten when all know of them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +31,11 @@ pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// Nodes that are told at a time.
 const AT_ONCE: usize = 8;
 
+/// Nodes that are told something in one look. Every node knows of every removal, so where each told all others a mesh of a
+/// thousand would send a million messages for one. Half of them are those next to this node's own name, so that who was
+/// away is told at once by the many before it; the other half goes round, so that everybody is told by everybody.
+const TOLD_OF_A_LOOK: usize = 64;
+
 /// Removals of one message, which are 32 KiB.
 const PAGE: usize = 512;
 
@@ -44,9 +50,9 @@ impl Care {
     pub(crate) async fn spread_removals(self: Arc<Self>) {
         let greeted = Greeted::default();
         let mut hour = self.engine.runtime.now() + HOUR;
-        loop {
+        for look in 0.. {
             self.engine.runtime.sleep(LOOK).await;
-            if let Err(error) = self.spread_once(&greeted).await {
+            if let Err(error) = self.spread_once(look, &greeted).await {
                 tracing::warn!(%error, "the removals could not be read");
             }
             let now = self.engine.runtime.now();
@@ -59,23 +65,38 @@ impl Care {
         }
     }
 
-    async fn spread_once(&self, greeted: &Greeted) -> Result<()> {
+    async fn spread_once(&self, look: usize, greeted: &Greeted) -> Result<()> {
         if self.node.removals_from(0, 1).await?.is_empty() {
             return Ok(());
         }
         let next = self.node.next_removal().await?;
-        let others = self.others();
+        let others = self.turn(look);
         // Whoever was away is greeted anew: it may have lost its disk.
         lock(greeted).retain(|node, _| self.engine.peers.is_connected(node));
         let live = others.into_iter().filter(|node| self.engine.peers.is_live(node));
+        let asked = AtomicUsize::new(0);
+        let asked = &asked;
         stream::iter(live)
             .for_each_concurrent(AT_ONCE, |node| async move {
-                if let Err(error) = self.tell_removals(node, next, greeted).await {
+                if let Err(error) = self.tell_removals(node, next, greeted, asked).await {
                     tracing::debug!(%error, node = %node.fmt_short(), "not told of removals");
                 }
             })
             .await;
         Ok(())
+    }
+
+    /// The others in the order in which they are told in this look.
+    fn turn(&self, look: usize) -> Vec<NodeId> {
+        let half = TOLD_OF_A_LOOK / 2;
+        let (local, mut others) = (self.engine.peers.local(), self.others());
+        let own = others.partition_point(|node| *node < local);
+        others.rotate_left(own);
+        let near: Vec<NodeId> = others.iter().copied().take(half).collect();
+        let start = look.wrapping_mul(half).checked_rem(others.len()).unwrap_or(0);
+        others.rotate_left(start);
+        others.retain(|node| !near.contains(node));
+        [near, others].concat()
     }
 
     /// The other members that can hold data.
@@ -85,11 +106,23 @@ impl Care {
         members.filter(|node| *node != local).collect()
     }
 
-    async fn tell_removals(&self, node: NodeId, next: u64, greeted: &Greeted) -> Result<()> {
+    async fn tell_removals(
+        &self,
+        node: NodeId,
+        next: u64,
+        greeted: &Greeted,
+        asked: &AtomicUsize,
+    ) -> Result<()> {
+        if asked.load(Ordering::Relaxed) >= TOLD_OF_A_LOOK {
+            return Ok(());
+        }
         let mut told = self.node.told(node).await?;
         let now = self.engine.runtime.now();
         let is_greeted = lock(greeted).get(&node).is_some_and(|at| now - *at < GREET);
         if told.next >= next && is_greeted {
+            return Ok(());
+        }
+        if asked.fetch_add(1, Ordering::Relaxed) >= TOLD_OF_A_LOOK {
             return Ok(());
         }
         for _ in 0..PAGES_OF_A_LOOK {
