@@ -102,7 +102,7 @@ impl Care {
     /// Asks a node what it has of an extent and to prove some of that. `None` where it says that it has nothing: that is
     /// the survey's to deal with.
     async fn challenge(&self, drawn: &Drawn, node: NodeId) -> Result<Option<(Audit, Option<ShardId>)>> {
-        let Some(held) = self.claim(drawn.id, node).await else {
+        let Some(held) = self.claim(drawn, node).await else {
             return Ok(Some((self.silence(node), None)));
         };
         let Some(shard) = self.draw_shard(&drawn.layout, &held)? else { return Ok(None) };
@@ -127,12 +127,15 @@ impl Care {
         Ok(Some((self.silence(node), Some(shard.0))))
     }
 
-    /// What a node says that it has of an extent; `None` where it says nothing.
-    async fn claim(&self, extent: ExtentId, node: NodeId) -> Option<Vec<u8>> {
-        let request = Request::Survey { extents: vec![extent], objects: Vec::new() };
+    /// What a node says that it has of an extent; `None` where it says nothing. Indexes that there are not would give it
+    /// nothing to prove.
+    async fn claim(&self, drawn: &Drawn, node: NodeId) -> Option<Vec<u8>> {
+        let request = Request::Survey { extents: vec![drawn.id], objects: Vec::new() };
+        let total = drawn.layout.redundancy.total();
         match self.engine.peers.call(node, request, Bytes::new(), PROOF_LIMIT).await {
             Ok((Reply::Surveyed { possessions }, _)) => {
-                Some(possessions.first().map_or(Vec::new(), |held: &Possession| held.indexes().to_vec()))
+                let held = possessions.into_iter().next().map(|held: Possession| held.of_total(total));
+                Some(held.map_or(Vec::new(), |held| held.indexes().to_vec()))
             }
             _ => None,
         }

@@ -134,7 +134,9 @@ pub(super) fn i8_margins_are_as_acknowledged(sim: &SimMesh, model: &Model) -> Ch
             held.entry(extent).or_insert((layout.redundancy.data(), Vec::new())).1.push((node, indexes));
         }
     }
-    for (id, object) in model.objects.iter().filter(|(_, object)| object.state == State::Stored) {
+    let nobody = BTreeSet::new();
+    let stands = |object: &Object| object.state == State::Stored && model.is_promised(object, &nobody);
+    for (id, object) in model.objects.iter().filter(|(_, object)| stands(object)) {
         let lost = model.damaged_holders(object).len();
         let Some(least) = object.margin.checked_sub(lost) else { continue };
         let manifests = holders_of_manifest(sim, id).len();
