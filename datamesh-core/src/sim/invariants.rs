@@ -195,6 +195,20 @@ pub(super) fn i8_margins_are_restored(sim: &SimMesh, model: &Model) -> Check {
     Ok(())
 }
 
+/// Which shards of an object's extents are on which node's disk, for a failure's text.
+pub(super) fn whereabouts(sim: &SimMesh, object: &Object) -> Vec<(ExtentId, Held)> {
+    let on = |extent: &ExtentId| {
+        let kept = |node| {
+            let (_, record) = stored_extents(sim, node).into_iter().find(|(id, _)| id == extent)?;
+            let layout = Layout::decode(&record.layout).ok()?;
+            let whole = |index: &u8| missing_shards(sim, node, &layout, &[*index]) == 0;
+            Some((node, record.indexes.iter().copied().filter(whole).collect()))
+        };
+        (*extent, (0..sim.len()).filter_map(kept).collect())
+    };
+    object.extents.iter().map(on).collect()
+}
+
 /// The members that can hold data, as the first node that is up knows them.
 fn members(sim: &SimMesh) -> Vec<Member> {
     let records = (0..sim.len()).find_map(|node| sim.mesh(node).ok()).map(|mesh| mesh.nodes());

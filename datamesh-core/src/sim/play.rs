@@ -298,12 +298,13 @@ impl Play {
                 let missing: Vec<_> =
                     error.missing().iter().filter_map(|id| self.sim.number_of(id)).collect();
                 format!(
-                    "get of {} on node {node} from {begun:?}, margin {}, holders {:?}, damaged {:?}, unwell {:?}, missing {missing:?}",
+                    "get of {} on node {node} from {begun:?}, margin {}, holders {:?}, damaged {:?}, unwell {:?}, missing {missing:?}, shards on disks {:?}",
                     id.fmt_short(),
                     object.margin,
                     object.holders,
                     model.damaged_holders(&object),
                     model.unwell_since(begun),
+                    must::whereabouts(&self.sim, &object),
                 )
             }
         };
