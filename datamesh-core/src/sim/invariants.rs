@@ -164,6 +164,9 @@ pub(super) fn i8_margins_are_as_acknowledged(sim: &SimMesh, model: &Model) -> Ch
 /// finds it.
 pub(super) fn i8_margins_are_restored(sim: &SimMesh, model: &Model) -> Check {
     let members = members(sim);
+    if members.is_empty() {
+        return Err("no node is up to say who is a member".into());
+    }
     let mut kept: BTreeMap<ExtentId, (Layout, Held)> = BTreeMap::new();
     for node in 0..sim.len() {
         for (extent, record) in stored_extents(sim, node) {
