@@ -157,13 +157,20 @@ impl Core {
             batch = batch.put(Table::Members, node.as_bytes().to_vec(), record.encode());
             self.engine.events.emit(Event::Member(node));
         }
-        self.node.storage().commit(batch).await?;
-        let local = self.engine.peers.local();
-        if changed.iter().any(|record| record.record().node == local && !self.own.is_current(record)) {
+        let kept = self.node.storage().commit(batch).await;
+        // They count already, also where a full disk does not keep them.
+        if !self.is_own_record_current() {
             self.renew_later()?;
         }
+        kept?;
         let core = Arc::clone(self);
         self.tasks.start(async move { core.tell(&changed).await })
+    }
+
+    /// Whether the members know this node by what it says of itself.
+    fn is_own_record_current(&self) -> bool {
+        let known = self.engine.peers.record(&self.engine.peers.local());
+        known.is_none_or(|known| self.own.is_current(&known))
     }
 
     /// Signs a record that takes the place of one that this node has forgotten: it lost its disk, and its clock is
@@ -321,6 +328,12 @@ impl Core {
             let draw: u64 = self.engine.runtime.random().map_or(0, u64::from_le_bytes);
             let jitter = Duration::from_millis(draw % 5_000);
             self.engine.runtime.sleep(GOSSIP_INTERVAL / 2 + jitter * 2).await;
+            // A renewal may have been cut short.
+            if !self.is_own_record_current()
+                && let Err(error) = self.renew_own_record(self.listen_addresses()).await
+            {
+                tracing::warn!(%error, "this node's record could not be renewed");
+            }
             let connected = self.connected();
             let pick = usize::try_from(draw >> 32).unwrap_or(0) % connected.len().max(1);
             if let Some(node) = connected.get(pick)

@@ -68,7 +68,16 @@ pub(super) fn i5_members_agree(meshes: &[Mesh]) -> Check {
     let newest: BTreeMap<NodeId, u64> = meshes.iter().filter_map(Mesh::own_sequence).collect();
     match meshes.iter().find(|mesh| sequences(mesh) != newest) {
         None => Ok(()),
-        Some(behind) => Err(format!("{behind:?} has other records than {} nodes signed", newest.len())),
+        Some(behind) => {
+            let known = sequences(behind);
+            let all: BTreeSet<&NodeId> = known.keys().chain(newest.keys()).collect();
+            let differs = |node: &&&NodeId| known.get(node) != newest.get(node);
+            let told = |node: &NodeId| (node.fmt_short().to_string(), known.get(node), newest.get(node));
+            let different: Vec<_> = all.iter().filter(differs).map(|node| told(node)).collect();
+            Err(format!(
+                "{behind:?} knows other records than were signed (node, known, signed): {different:?}"
+            ))
+        }
     }
 }
 
