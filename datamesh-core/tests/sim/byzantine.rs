@@ -11,7 +11,7 @@ use crate::parts::parts;
 use crate::roles::{Size, bear, collude, found_out, framers_achieve_nothing, unreadable};
 
 fn seeds() -> u64 {
-    std::env::var("DATAMESH_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(1)
+    std::env::var("DATAMESH_HOSTILE_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(1)
 }
 
 /// Plays every role with some seeds.
