@@ -1,5 +1,5 @@
 //! Hostile nodes, as many as the redundancy promises to bear: nothing becomes unreadable, nothing wrong is read, and no
-//! honest node is blamed. `DATAMESH_SEEDS` says how many seeds of each, `DATAMESH_ROLE` which role only.
+//! honest node is blamed. `DATAMESH_HOSTILE_SEEDS` says how many seeds of each, `DATAMESH_ROLE` which role only.
 
 use std::time::{Duration, Instant};
 
