@@ -63,7 +63,7 @@ fn main() -> Result<()> {
             let line = Line(inner, runtime.clone(), meter.clone());
             let mut builder = datamesh::builder().identity(identity).transport(line).capacity(1 << 30);
             if let Some(first) = nodes.first() {
-                builder = builder.mesh_key(first.ticket()?.mesh_key).join(first.ticket()?);
+                builder = builder.join(first.ticket()?);
             }
             nodes.push(builder.open().await?);
         }

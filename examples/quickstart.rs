@@ -2,9 +2,12 @@
 //!
 //!     cargo run --release --example quickstart [FILE]
 //!
-//! Every node has its own identity, its own store on disk and its own port on the loopback interface, as six machines
-//! would. Without FILE, 48 MiB of this program's own executable are stored.
+//! Every node has its own identity, its own store on disk and its own port on the loopback interface. Without FILE,
+//! 48 MiB of this program's own executable are stored.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to the person who runs it")]
+
+#[path = "common/failure.rs"]
+mod failure;
 
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
@@ -39,12 +42,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("failed: {error}");
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                eprintln!("  because {error}");
-                cause = error.source();
-            }
+            failure::tell(&*error);
             ExitCode::FAILURE
         }
     }

@@ -11,16 +11,17 @@ pub mod sim;
 #[cfg(feature = "tokio")]
 pub mod tokio_io;
 
-pub use builder::Builder;
+pub use builder::{Builder, TransportPreference};
 #[cfg(feature = "testing")]
 pub use datamesh_core::testing;
 pub use datamesh_core::{
-    Access, Address, Audit, Audits, Capability, CareOptions, CareProgress, CareStatus, Drain, Error,
-    ErrorKind, Event, Events, Explain, Explanation, ExtentHealth, ExtentId, Get, GetToPath, Health,
-    HealthCheck, Limits, Margins, Mesh, MeshBuilder, MeshKey, Metrics, NodeId, NodeRecord, NodeState,
-    NodeStatus, ObjectId, ObjectReader, ObjectStream, OpenReader, OpenStream, OperationId, Plan, Progress,
-    Put, Receipt, Redundancy, Removal, Remove, Repair, RepairReport, Result, ShardId, ShardPlace, Source,
-    Stat, StatRequest, Ticket, Zone, ZoneMargins, format, node, placement, ports,
+    Access, Address, Admission, AdmissionKey, Audit, Audits, Bandwidth, Capability, CareOptions,
+    CareProgress, CareStatus, Drain, Error, ErrorKind, Event, Events, Explain, Explanation, ExtentHealth,
+    ExtentId, Get, GetToPath, Health, HealthCheck, KeyRing, Limits, Margins, Mesh, MeshBuilder, MeshKey,
+    MeshKeys, Metrics, NodeId, NodeRecord, NodeState, NodeStatus, ObjectId, ObjectReader, ObjectStream,
+    OpenReader, OpenStream, OperationId, PlaceReason, Plan, Progress, Put, Receipt, Redundancy, Removal,
+    Remove, Repair, RepairReport, Result, ShardId, ShardPlace, SignedCertificate, SignedEpoch, Source, Stat,
+    StatRequest, Ticket, Zone, ZoneMargins, format, node, placement, ports,
 };
 pub use datamesh_crypto::{ChaChaSuite, NodeIdentity};
 pub use datamesh_net as net;

@@ -12,13 +12,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::lab::Lab;
 use common::{noise, run};
-use datamesh::format::{OwnerSecret, ReadKey, StoredManifest};
+use datamesh::format::{OwnerSecret, ReadKey, Refusal, Reply, Request, StoredManifest};
 use datamesh::ports::{
-    Batch, CodeId, CryptoSuite, ErasureCode, Identity, Nonce, Signature, Storage, SuiteId, Table, Timestamp,
+    Batch, CodeId, CryptoSuite, ErasureCode, Identity, Message, Nonce, Signature, Storage, SuiteId, Table,
+    Timestamp, Transport,
 };
 use datamesh::runtime::NativeRuntime;
 use datamesh::store::{DiskOptions, DiskStore, MemoryStore, ReedSolomon};
@@ -180,6 +182,45 @@ fn unknown_suites_and_codes_are_refused_by_number() {
 }
 
 #[test]
+fn who_asks_too_often_is_refused_and_others_are_not() {
+    run(async {
+        let network = MemoryNetwork::new();
+        let limits = Limits::default().with_control_rate(1, 5);
+        let mesh =
+            datamesh::builder().network(&network).capacity(1 << 30).limits(limits).open().await.unwrap();
+        let (node, address) = (mesh.node_id(), mesh.ticket().unwrap().addresses[0].clone());
+        let ask = async |number: u8| {
+            let identity = NodeIdentity::from_secret([number; 32]);
+            let caller = network.join(identity.node_id(), NativeRuntime::shared().unwrap()).unwrap();
+            caller.connect(address.clone(), Duration::from_secs(30)).await.unwrap();
+            let mut passed = Vec::new();
+            for _ in 0..100 {
+                let message = Message { head: Request::Epoch { number: 0 }.encode(), body: Bytes::new() };
+                let answer = caller.call(node, message, Duration::from_secs(30)).await.unwrap();
+                match Reply::decode(&answer.head).unwrap() {
+                    Reply::Done => passed.push(true),
+                    Reply::Failed { refusal: Refusal::Busy, .. } => passed.push(false),
+                    other => panic!("{other:?}"),
+                }
+            }
+            passed
+        };
+        // Five at once and one a second: the first peer uses up what it may ask, and the second has all of its own
+        // left.
+        let mut refused = 0;
+        for number in [7, 8] {
+            let passed = ask(number).await;
+            assert_eq!(passed[..5], [true; 5], "peer {number}");
+            let of_it = passed.iter().filter(|passed| !**passed).count() as u64;
+            assert!(of_it >= 1, "peer {number} asked a hundred times at once, and none was refused");
+            refused += of_it;
+        }
+        assert_eq!(mesh.metrics().requests_refused, refused);
+        mesh.put("others are served").await.unwrap();
+    });
+}
+
+#[test]
 fn an_unknown_version_is_refused() {
     run(async {
         let lab = Lab::open().await;
@@ -268,7 +309,7 @@ fn a_directory_of_another_mesh() {
         let other = MeshKey::from_bytes([7; 32]);
         let wrong = datamesh::builder().path(directory.path()).mesh_key(other.clone()).open().await;
         assert_eq!(kind(wrong), ErrorKind::AccessDenied);
-        let ticket = Ticket { mesh_key: other, addresses: vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()] };
+        let ticket = Ticket::new(other, vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()]);
         let network = MemoryNetwork::new();
         let builder = || datamesh::builder().path(directory.path()).network(&network);
         assert_eq!(kind(builder().join(ticket).open().await), ErrorKind::AccessDenied);
@@ -436,10 +477,7 @@ fn more_than_get_returns_at_once() {
 #[test]
 fn a_builder_lists_every_problem() {
     run(async {
-        let ticket = Ticket {
-            mesh_key: MeshKey::from_bytes([1; 32]),
-            addresses: vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()],
-        };
+        let ticket = Ticket::new(MeshKey::from_bytes([1; 32]), vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()]);
         let error = datamesh::builder()
             .listen("with a space")
             .zone("z".repeat(1000))
@@ -451,6 +489,16 @@ fn a_builder_lists_every_problem() {
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         for part in ["address", "zone", "another mesh"] {
             assert!(error.to_string().contains(part), "{part}: {error}");
+        }
+
+        #[cfg(all(feature = "libp2p", feature = "disk"))]
+        {
+            let home = tempfile::tempdir().unwrap();
+            let path = home.path().join("node");
+            let open = datamesh::builder().path(&path).listen("garbage").announce("/ip4/1.2.3.4").open();
+            let text = open.await.unwrap_err().to_string();
+            assert!(text.contains("(garbage)") && text.contains("(/ip4/1.2.3.4)"), "{text}");
+            assert!(!path.exists(), "a directory was made for settings that cannot be");
         }
 
         let error = Mesh::builder().segment_bytes(1).open().await.unwrap_err();

@@ -4,8 +4,14 @@
 
 mod common;
 
+use std::net::TcpListener;
+use std::path::Path;
+
 use common::{PATIENCE, noise, run};
-use datamesh::{ErrorKind, Mesh, MeshKey, Ticket};
+use datamesh::format::{Entry, Invitation};
+use datamesh::net::libp2p::Limits;
+use datamesh::ports::Timestamp;
+use datamesh::{Builder, ErrorKind, Mesh, MeshKey, Ticket, TransportPreference};
 use tempfile::TempDir;
 
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
@@ -15,11 +21,17 @@ struct Place {
     mesh: Mesh,
 }
 
+/// A node that is reached over the network only, also by those on its machine.
+fn builder(path: &Path, listen: &str) -> Builder {
+    let preference = TransportPreference::NetworkOnly;
+    datamesh::builder().path(path).listen(listen).transport_preference(preference).capacity(1 << 40)
+}
+
 async fn places(count: usize, listen: &str) -> Vec<Place> {
     let mut places: Vec<Place> = Vec::new();
     for _ in 0..count {
         let directory = tempfile::tempdir().unwrap();
-        let mut builder = datamesh::builder().path(directory.path()).listen(listen).capacity(1 << 40);
+        let mut builder = builder(directory.path(), listen);
         if let Some(first) = places.first() {
             builder = builder.join(first.mesh.ticket().unwrap());
         }
@@ -35,8 +47,7 @@ async fn places(count: usize, listen: &str) -> Vec<Place> {
 /// Opens a node in the directory that it had, with whatever port is free now.
 async fn restart(place: &mut Place, listen: &str) {
     let node = place.mesh.node_id();
-    let builder = datamesh::builder().path(place.directory.path()).listen(listen).capacity(1 << 40);
-    place.mesh = builder.open().await.unwrap();
+    place.mesh = builder(place.directory.path(), listen).open().await.unwrap();
     assert_eq!(place.mesh.node_id(), node);
 }
 
@@ -99,7 +110,7 @@ fn a_wrong_mesh_key_is_refused() {
     run(async {
         let places = places(1, TCP).await;
         let addresses = places[0].mesh.addresses();
-        let wrong = Ticket { mesh_key: MeshKey::from_bytes([1; 32]), addresses };
+        let wrong = Ticket::new(MeshKey::from_bytes([1; 32]), addresses);
         let error = datamesh::builder().join(wrong).open().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error}");
         assert_eq!(error.operation(), Some("join"));
@@ -128,4 +139,93 @@ fn three_nodes_over_quic() {
             place.mesh.shutdown().await.unwrap();
         }
     });
+}
+
+/// Milliseconds since 1970, so many seconds from now.
+fn seconds_from_now(seconds: i64) -> Timestamp {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    Timestamp(now.saturating_add_signed(seconds * 1000))
+}
+
+fn invited_nodes_join(listen: &str) {
+    run(async {
+        let places = places(1, listen).await;
+        let directory = tempfile::tempdir().unwrap();
+        let ticket = places[0].mesh.ticket().unwrap().until(seconds_from_now(3600)).unwrap();
+        assert!(ticket.mesh_key().is_none());
+        let open = || datamesh::builder().path(directory.path()).listen(listen).capacity(1 << 40);
+        let text = ticket.to_text().to_string();
+        let mesh = open().join(text.parse().unwrap()).open().await.unwrap();
+        mesh.wait_for_nodes(2, PATIENCE).await.unwrap();
+        assert_eq!(mesh.ticket().unwrap().mesh_key(), places[0].mesh.ticket().unwrap().mesh_key());
+        mesh.shutdown().await.unwrap();
+
+        // Who has joined stays: neither a ticket nor one that has not ended is needed again.
+        let ended = places[0].mesh.ticket().unwrap().until(seconds_from_now(-1)).unwrap();
+        for builder in [open(), open().join(ended)] {
+            let mesh = builder.open().await.unwrap();
+            mesh.wait_for_nodes(2, PATIENCE).await.unwrap();
+            mesh.shutdown().await.unwrap();
+        }
+        places[0].mesh.shutdown().await.unwrap();
+    });
+}
+
+fn ended_invitations_open_nothing(listen: &str) {
+    run(async {
+        let places = places(1, listen).await;
+        let directory = tempfile::tempdir().unwrap();
+        let ended = places[0].mesh.ticket().unwrap().until(seconds_from_now(-1)).unwrap();
+        let open = || datamesh::builder().path(directory.path()).listen(listen);
+        let error = open().join(ended.clone()).open().await.unwrap_err();
+        assert_eq!((error.kind(), error.operation()), (ErrorKind::AccessDenied, Some("join")), "{error}");
+        // Nothing was learned: there is no mesh key in the directory, and no member knows the node.
+        assert!(!directory.path().join("mesh.key").exists());
+        assert_eq!(places[0].mesh.nodes().len(), 1);
+
+        // To say that it ends later does not help: the secret is of the end that it was made with.
+        let Entry::Invitation(invitation) = ended.entry.clone() else { panic!("no invitation") };
+        let invitation = Invitation { expires: seconds_from_now(3600), ..invitation };
+        let altered = Ticket { entry: Entry::Invitation(invitation), ..ended };
+        let error = open().join(altered).open().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error}");
+        assert!(!directory.path().join("mesh.key").exists());
+        places[0].mesh.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn who_is_invited_joins_and_stays() {
+    invited_nodes_join(TCP);
+}
+
+#[test]
+fn an_invitation_that_has_ended_opens_nothing() {
+    ended_invitations_open_nothing(TCP);
+}
+
+/// A member that an invitation names first, and that takes the connection and says nothing, holds nobody up.
+#[test]
+fn a_silent_member_does_not_keep_the_invited_waiting() {
+    run(async {
+        let places = places(1, TCP).await;
+        let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let mut ticket = places[0].mesh.ticket().unwrap().until(seconds_from_now(3600)).unwrap();
+        let port = silent.local_addr().unwrap().port();
+        ticket.addresses.insert(0, format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap());
+        let mut limits = Limits::default();
+        limits.handshake = 10 * PATIENCE;
+        let open = datamesh::builder().capacity(0).network_limits(limits).join(ticket).open();
+        let mesh = open.await.unwrap();
+        assert_eq!(mesh.ticket().unwrap().mesh_key(), places[0].mesh.ticket().unwrap().mesh_key());
+        mesh.shutdown().await.unwrap();
+        places[0].mesh.shutdown().await.unwrap();
+    });
+}
+
+#[cfg(feature = "quic")]
+#[test]
+fn invitations_over_quic() {
+    invited_nodes_join("/ip4/127.0.0.1/udp/0/quic-v1");
+    ended_invitations_open_nothing("/ip4/127.0.0.1/udp/0/quic-v1");
 }

@@ -145,10 +145,9 @@ fn debug_output_shows_nothing() {
         let own = &receipt.capability;
         let read = own.to_read().unwrap();
         let key = datamesh::MeshKey::from_bytes(*b"canary-in-the-mesh-key-32-bytes!");
-        let ticket = datamesh::Ticket {
-            mesh_key: key.clone(),
-            addresses: vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()],
-        };
+        let ticket = datamesh::Ticket::new(key.clone(), vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()]);
+        let end = datamesh::ports::Timestamp(1_800_000_000_000);
+        let invitation = ticket.clone().until(end).unwrap();
         let identity = NodeIdentity::from_secret(*b"canary-in-the-node-key-32-bytes!");
         let recipient = datamesh::sharing::new_recipient().unwrap();
         let recipient_bytes = recipient.secret_bytes().to_vec();
@@ -161,14 +160,29 @@ fn debug_output_shows_nothing() {
             datamesh::Capability::own(own.object(), datamesh::format::OwnerSecret::from_bytes([7; 32]));
         let denied = mesh.get(&wrong).await.unwrap_err();
         let values: Vec<&dyn Debug> = vec![
-            &mesh, &receipt, own, &read, &key, &ticket, &identity, &recipient, &reader, &stream, &stat,
-            &builder, &asked, &denied,
+            &mesh,
+            &receipt,
+            own,
+            &read,
+            &key,
+            &ticket,
+            &invitation,
+            &identity,
+            &recipient,
+            &reader,
+            &stream,
+            &stat,
+            &builder,
+            &asked,
+            &denied,
         ];
         let mut canaries = canaries(std::slice::from_ref(&receipt));
         canaries.push(b"canary-in-the-mesh-key-32-bytes!".to_vec());
         canaries.push(b"canary-in-the-node-key-32-bytes!".to_vec());
         canaries.push(recipient_bytes);
         canaries.push(ticket.to_text().as_bytes().to_vec());
+        canaries.push(invitation.to_text().as_bytes().to_vec());
+        canaries.push(key.invitation(end).as_bytes().to_vec());
         // The same as numbers and as hexadecimal digits, as derived output would show them.
         let numbers = |bytes: &Vec<u8>| format!("{bytes:?}").trim_matches(['[', ']']).as_bytes().to_vec();
         let hex = |bytes: &Vec<u8>| -> Vec<u8> {

@@ -38,8 +38,23 @@ fn ticket() {
 }
 
 #[test]
+fn admission() {
+    run("admission", fuzz::admission);
+}
+
+#[test]
 fn message() {
     run("message", fuzz::message);
+}
+
+#[test]
+fn announcement() {
+    run("announcement", fuzz::announcement);
+}
+
+#[test]
+fn mesh_keys() {
+    run("mesh_keys", fuzz::mesh_keys);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! of your own) depends on this crate alone and runs the conformance suites in `testing`.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod care;
 pub mod error;
 pub mod format;
@@ -18,6 +19,7 @@ pub mod placement;
 #[doc(hidden)]
 pub mod planted;
 pub mod ports;
+mod ring;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "testing")]
@@ -28,19 +30,24 @@ pub mod sim;
 )]
 pub mod testing;
 
+pub use admission::Admission;
 pub use care::{Audit, Audits, CareOptions, CareProgress, CareStatus, Margins, NodeState, RepairReport};
 pub use error::{Error, ErrorKind, Result};
-pub use format::{Access, Capability, MeshKey, NodeRecord, Ticket, Zone};
+pub use format::{
+    Access, AdmissionKey, Capability, MeshKey, MeshKeys, NodeRecord, SignedCertificate, SignedEpoch, Ticket,
+    Zone,
+};
 pub use id::{ExtentId, NodeId, ObjectId, OperationId, ShardId};
 pub use mesh::{
-    Drain, Explain, Get, GetToPath, HealthCheck, Limits, Mesh, MeshBuilder, OpenReader, OpenStream, Put,
-    Remove, Repair, StatRequest,
+    Bandwidth, Drain, Explain, Get, GetToPath, HealthCheck, Limits, Mesh, MeshBuilder, OpenReader,
+    OpenStream, Put, Remove, Repair, StatRequest,
 };
 pub use object::{
-    Explanation, ExtentHealth, Health, ObjectReader, ObjectStream, Progress, Receipt, Removal, ShardPlace,
-    Source, Stat,
+    Explanation, ExtentHealth, Health, ObjectReader, ObjectStream, PlaceReason, Progress, Receipt, Removal,
+    ShardPlace, Source, Stat,
 };
 pub use observe::{Event, Events, Metrics};
 pub use peers::NodeStatus;
 pub use placement::{Plan, ZoneMargins};
 pub use ports::{Address, Redundancy};
+pub use ring::KeyRing;

@@ -10,7 +10,7 @@ use futures::Stream;
 
 use crate::care::{CareProgress, Margins, NodeState};
 use crate::id::{ExtentId, NodeId, ObjectId, ShardId};
-use crate::ports::Address;
+use crate::ports::{Address, WayStatus};
 
 /// Events that wait for a slow subscriber; then it misses some and is told how many.
 const MAX_WAITING: usize = 1024;
@@ -25,6 +25,13 @@ pub enum Event {
     NodeDown(NodeId),
     /// A node became a member of the mesh, or its record changed.
     Member(NodeId),
+    /// A member is admitted no more: its certificate has ended, or was revoked.
+    Expelled(NodeId),
+    /// The key of the mesh has changed; the old one is accepted until its overlap ends.
+    KeyChanged {
+        /// How often it was changed since the mesh began.
+        generation: u64,
+    },
     /// This node listens on these addresses.
     Listening(Vec<Address>),
     /// A stranger without the mesh key was turned away.
@@ -171,10 +178,22 @@ macro_rules! counters {
             pub budget_limit: u64,
             /// Peers that are connected now.
             pub connected_peers: u64,
+            /// How often the key of the mesh was changed, as far as this node knows.
+            pub key_generation: u64,
             /// Requests of peers that are being answered now.
             pub inbound_now: u64,
+            /// Segments that may be put at a time: as many as lately brought more bytes a second, and few more.
+            pub put_window: u64,
+            /// Bytes a second that puts lately achieved at best while they filled their window; 0 before.
+            pub put_goodput: u64,
+            /// Segments that may be got at a time.
+            pub get_window: u64,
+            /// Bytes a second that gets lately achieved at best while they filled their window; 0 before.
+            pub get_goodput: u64,
             /// How well the extents are kept that this node is the first to look after, when it last looked.
             pub margins: Margins,
+            /// What each way to peers has carried, all peers together, where a transport chooses between several.
+            pub ways: Vec<WayStatus>,
         }
 
         impl Counters {
@@ -210,6 +229,8 @@ counters! {
     holders_replaced,
     /// Requests of peers that were answered.
     inbound_requests,
+    /// Requests that were refused because their peer asks too often.
+    requests_refused,
     /// Shards of this node that the scrub looked at.
     shards_scrubbed,
     /// Bytes that the scrub read and found right.

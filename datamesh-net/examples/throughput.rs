@@ -1,4 +1,4 @@
-//! How fast two nodes exchange messages: over the in-process network, over TCP and over QUIC.
+//! How fast two nodes exchange messages: over the in-process network, over local sockets, over TCP and over QUIC.
 //!
 //! `cargo run --release -p datamesh-net --example throughput` prints for each network: MB/s and CPU seconds for
 //! a GB of bodies of 256 KiB, there (put) and back (get), and the time of a small request.
@@ -36,19 +36,24 @@ fn main() {
     let network = MemoryNetwork::new();
     let join = |n| network.join(datamesh_core::id::NodeId::from_bytes([n; 32]), runtime.clone()).unwrap();
     block_on(measure("memory", &runtime, join(1), join(2)));
+    #[cfg(all(feature = "local", unix))]
+    local(&runtime);
     #[cfg(feature = "libp2p")]
-    libp2p(&runtime, "tcp", "/ip4/127.0.0.1/tcp/0");
+    libp2p(&runtime, "tcp", common::nodes::TCP);
     #[cfg(feature = "quic")]
-    libp2p(&runtime, "quic", "/ip4/127.0.0.1/udp/0/quic-v1");
+    libp2p(&runtime, "quic", common::nodes::QUIC);
+}
+
+#[cfg(all(feature = "local", unix))]
+fn local(runtime: &Arc<dyn Runtime>) {
+    let home = tempfile::tempdir().unwrap();
+    let open = |n: u8| block_on(common::nodes::local::node(home.path(), n, 7));
+    block_on(measure("local", runtime, open(1), open(2)));
 }
 
 #[cfg(feature = "libp2p")]
 fn libp2p(runtime: &Arc<dyn Runtime>, name: &str, listen: &str) {
-    use datamesh_net::libp2p::{Libp2pConfig, Libp2pTransport};
-    let open = |n: u8| {
-        let config = Libp2pConfig::new([n; 32], [7; 32]).listen(vec![listen.parse().unwrap()]);
-        block_on(Libp2pTransport::open(config)).unwrap()
-    };
+    let open = |n: u8| block_on(common::nodes::libp2p::node(n, 7, listen));
     block_on(measure(name, runtime, open(1), open(2)));
 }
 

@@ -1,7 +1,8 @@
 //! The network of one process: bodies pass as [`Bytes`](bytes::Bytes), without a copy.
 //!
 //! A [`MemoryNetwork`] is a hub that nodes join. Two nodes are connected while both have joined, one
-//! of them knows the other (`set_peers` or `connect`), and nobody has put a [partition](MemoryNetwork::partition) between them.
+//! of them knows the other (`set_peers` or `connect`), and nobody has put a [partition](MemoryNetwork::partition)
+//! between them.
 
 mod deadlines;
 
@@ -16,7 +17,7 @@ use async_lock::{Semaphore, SemaphoreGuardArc};
 use datamesh_core::id::NodeId;
 use datamesh_core::ports::{
     Address, Inbound, MAX_BODY_LEN, MAX_HEAD_LEN, Message, PeerRoute, ReplySender, Runtime, Transport,
-    TransportEvent,
+    TransportEvent, Way,
 };
 use datamesh_core::{Error, ErrorKind, Result};
 use futures::future::{self, Either};
@@ -105,6 +106,14 @@ impl Transport for MemoryTransport {
         self.node.id
     }
 
+    fn way(&self) -> Way {
+        Way::SameProcess
+    }
+
+    fn way_of(&self, address: &Address) -> Option<Way> {
+        node_of(address).map(|_| Way::SameProcess)
+    }
+
     async fn call(&self, node: NodeId, request: Message, limit: Duration) -> Result<Message> {
         self.check_open()?;
         check_size(&request, "a request").map_err(|error| error.with_node(node))?;
@@ -163,6 +172,10 @@ impl Transport for MemoryTransport {
         read(&self.node.links).keys().copied().collect()
     }
 
+    fn is_connected(&self, node: NodeId) -> bool {
+        read(&self.node.links).contains_key(&node)
+    }
+
     fn listen_addresses(&self) -> Vec<Address> {
         if self.node.closed.load(Ordering::Acquire) { Vec::new() } else { vec![address_of(self.node.id)] }
     }
@@ -212,14 +225,15 @@ impl MemoryTransport {
 
     /// What a broken link means for a request that was or was not handed over.
     fn broken(&self, started: &Started) -> Error {
-        if self.node.closed.load(Ordering::Acquire) {
-            return closed();
-        }
-        match started.0.load(Ordering::Relaxed) {
-            true => {
-                Error::new(ErrorKind::OutcomeUnknown, "the peer went away with the request; ask it again")
+        let is_closed = self.node.closed.load(Ordering::Acquire);
+        let unknown = |text| Error::new(ErrorKind::OutcomeUnknown, text);
+        match (started.0.load(Ordering::Relaxed), is_closed) {
+            (true, true) => unknown("the transport was closed before the reply came"),
+            (true, false) => unknown("the peer went away with the request; ask it again"),
+            (false, true) => closed(),
+            (false, false) => {
+                Error::new(ErrorKind::Unavailable, "the peer went away before it took the request")
             }
-            false => Error::new(ErrorKind::Unavailable, "the peer went away before it took the request"),
         }
     }
 

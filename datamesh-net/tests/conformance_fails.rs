@@ -4,14 +4,16 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_lock::Mutex;
 use bytes::Bytes;
+use common::nodes::introduce;
 use common::{TestRuntime, run};
 use datamesh_core::id::NodeId;
 use datamesh_core::ports::{
-    Address, Inbound, MAX_BODY_LEN, Message, PeerRoute, ReplySender, Transport, TransportEvent,
+    Address, Inbound, MAX_BODY_LEN, Message, PeerRoute, ReplySender, Runtime, Transport, TransportEvent,
 };
 use datamesh_core::testing::transport;
 use datamesh_core::{Error, ErrorKind, Result};
@@ -33,6 +35,8 @@ enum Fault {
     CallsItself,
     NeverDisconnects,
     GoesOnAfterClose,
+    FailsInACrowd,
+    ForgetsWhatItSent,
 }
 
 #[derive(Debug)]
@@ -51,6 +55,10 @@ impl Transport for Wrong {
     async fn call(&self, node: NodeId, mut request: Message, mut limit: Duration) -> Result<Message> {
         let _turn = match self.fault {
             Fault::OneAtATime => Some(self.turn.lock().await),
+            Fault::FailsInACrowd => match self.turn.try_lock() {
+                None => return Err(Error::new(ErrorKind::Unavailable, "too many dials are under way")),
+                turn => turn,
+            },
             _ => None,
         };
         match self.fault {
@@ -73,6 +81,11 @@ impl Transport for Wrong {
         match result.as_ref().map_err(Error::kind) {
             Err(ErrorKind::OutcomeUnknown) if self.fault == Fault::HidesDroppedReplies => {
                 std::future::pending().await
+            }
+            Err(ErrorKind::OutcomeUnknown)
+                if self.fault == Fault::ForgetsWhatItSent && self.listen_addresses().is_empty() =>
+            {
+                Err(Error::new(ErrorKind::Closed, "closed"))
             }
             Err(ErrorKind::Unavailable) if self.fault == Fault::StrangersTimeOut => {
                 Err(Error::new(ErrorKind::TimedOut, "nobody there"))
@@ -132,28 +145,17 @@ impl Transport for Wrong {
     }
 }
 
+fn wrong(fault: Fault, network: &MemoryNetwork, runtime: &Arc<dyn Runtime>, n: usize) -> Wrong {
+    let inner = network.join(NodeId::from_bytes([n as u8 + 1; 32]), runtime.clone()).unwrap();
+    Wrong { fault, inner, turn: Mutex::new(()), slots: async_lock::Semaphore::new(100) }
+}
+
 fn suite(fault: Fault) {
     let runtime = TestRuntime::shared();
     let network = MemoryNetwork::new();
     let open = |count: usize| {
-        let node = |n: usize| NodeId::from_bytes([n as u8 + 1; 32]);
-        let all: Vec<_> = (0..count).map(node).collect();
-        let nodes = all.iter().map(|id| network.join(*id, runtime.clone()).unwrap()).collect::<Vec<_>>();
-        for transport in &nodes {
-            let others = nodes.iter().filter(|other| other.local_node() != transport.local_node());
-            transport.set_peers(
-                others
-                    .map(|other| PeerRoute { node: other.local_node(), addresses: other.listen_addresses() })
-                    .collect(),
-            );
-        }
-        let wrong = nodes.into_iter().map(|inner| Wrong {
-            fault,
-            inner,
-            turn: Mutex::new(()),
-            slots: async_lock::Semaphore::new(100),
-        });
-        std::future::ready(wrong.collect())
+        let nodes = (0..count).map(|n| wrong(fault, &network, &runtime, n)).collect();
+        std::future::ready(introduce(nodes))
     };
     run(transport::check_within(runtime.clone(), Duration::from_secs(2), open));
 }
@@ -181,11 +183,27 @@ faults! {
     calls_itself: CallsItself breaks "clause 8";
     never_disconnects: NeverDisconnects breaks "clause 9";
     goes_on_after_close: GoesOnAfterClose breaks "clause 10";
+    forgets_what_it_sent: ForgetsWhatItSent breaks "clause 10: close interrupted";
+}
+
+/// Runs the check of many dials at once.
+fn crowd(fault: Fault) {
+    let (runtime, network) = (TestRuntime::shared(), MemoryNetwork::new());
+    let mut nodes: Vec<_> = (0..8).map(|n| wrong(fault, &network, &runtime, n)).collect();
+    let caller = nodes.remove(0);
+    run(transport::check_dials(runtime.clone(), caller, nodes));
+}
+
+#[test]
+#[should_panic(expected = "clause 6")]
+fn fails_in_a_crowd() {
+    crowd(Fault::FailsInACrowd);
 }
 
 #[test]
 fn the_wrapper_itself_is_right() {
     suite(Fault::None);
+    crowd(Fault::None);
 }
 
 #[test]

@@ -5,34 +5,19 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use bytes::Bytes;
+#[cfg(feature = "quic")]
+use common::nodes::QUIC;
+use common::nodes::libp2p::{config, node, port};
+use common::nodes::{LIMIT, TCP, answer_one, echo, event, introduce, limits, route};
 use common::{TestRuntime, run};
 use datamesh_core::ErrorKind;
 use datamesh_core::id::NodeId;
 use datamesh_core::ports::{Address, Message, PeerRoute, Transport, TransportEvent};
 use datamesh_core::testing::transport;
-use datamesh_net::libp2p::{Libp2pConfig, Libp2pTransport, Limits};
-
-const LIMIT: Duration = Duration::from_secs(20);
-const TCP: &str = "/ip4/127.0.0.1/tcp/0";
-#[cfg(feature = "quic")]
-const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
-
-fn config(secret: u8, mesh: u8, listen: &str) -> Libp2pConfig {
-    let listen = if listen.is_empty() { Vec::new() } else { vec![listen.parse().unwrap()] };
-    Libp2pConfig::new([secret; 32], [mesh; 32]).listen(listen)
-}
-
-async fn node(secret: u8, mesh: u8, listen: &str) -> Libp2pTransport {
-    Libp2pTransport::open(config(secret, mesh, listen)).await.unwrap()
-}
-
-fn route(node: &Libp2pTransport) -> PeerRoute {
-    PeerRoute { node: node.local_node(), addresses: node.listen_addresses() }
-}
+use datamesh_net::libp2p::Libp2pTransport;
 
 /// So many nodes of one mesh that all know each other.
 async fn mesh(count: usize, listen: &str) -> Vec<Libp2pTransport> {
@@ -40,33 +25,7 @@ async fn mesh(count: usize, listen: &str) -> Vec<Libp2pTransport> {
     for n in 0..count {
         nodes.push(node(n as u8 + 1, 7, listen).await);
     }
-    for node in &nodes {
-        let others = nodes.iter().filter(|other| other.local_node() != node.local_node());
-        node.set_peers(others.map(route).collect());
-    }
-    nodes
-}
-
-/// Waits for an event that satisfies `wanted`.
-async fn event(node: &Libp2pTransport, wanted: impl Fn(&TransportEvent) -> bool) -> TransportEvent {
-    loop {
-        let event = node.next_event().await.expect("the transport is closed");
-        if wanted(&event) {
-            return event;
-        }
-    }
-}
-
-async fn answer_one(node: &Libp2pTransport) {
-    let inbound = node.accept().await.unwrap();
-    inbound.reply.send(inbound.message);
-}
-
-async fn echo(from: &Libp2pTransport, to: &Libp2pTransport) {
-    let message = Message { head: Bytes::from_static(b"hello"), body: Bytes::from(vec![9; 300_000]) };
-    let call = from.call(to.local_node(), message.clone(), LIMIT);
-    let (reply, ()) = futures::join!(call, answer_one(to));
-    assert!(reply.unwrap() == message);
+    introduce(nodes)
 }
 
 #[test]
@@ -78,6 +37,89 @@ fn conformance_over_tcp() {
 #[test]
 fn conformance_over_quic() {
     run(transport::check(TestRuntime::shared(), |count| mesh(count, QUIC)));
+}
+
+async fn many_dials_at_once(listen: &str) {
+    let limits = limits(|limits| limits.pending_connections = 2);
+    let caller = Libp2pTransport::open(config(1, 7, "").limits(limits)).await.unwrap();
+    let others = futures::future::join_all((2..14).map(|secret| node(secret, 7, listen))).await;
+    transport::check_dials(TestRuntime::shared(), caller, others).await;
+}
+
+#[test]
+fn calls_wait_for_a_place_among_the_dials_over_tcp() {
+    run(many_dials_at_once(TCP));
+}
+
+#[cfg(feature = "quic")]
+#[test]
+fn calls_wait_for_a_place_among_the_dials_over_quic() {
+    run(many_dials_at_once(QUIC));
+}
+
+/// Two that never finish their handshake have all the places: a call to a third peer waits, inside its own deadline.
+#[test]
+fn a_call_waits_for_a_place_no_longer_than_its_deadline() {
+    run(async {
+        let limits = limits(|limits| limits.pending_connections = 2);
+        let ours = Libp2pTransport::open(config(1, 7, "").limits(limits)).await.unwrap();
+        let theirs = node(2, 7, TCP).await;
+        let silent = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let dial = |silent: &TcpListener| {
+            let address = format!("/ip4/127.0.0.1/tcp/{}", silent.local_addr().unwrap().port());
+            ours.connect(address.parse().unwrap(), LIMIT)
+        };
+        let calls = async {
+            let mut held = silent.each_ref().map(|silent| Some(silent.accept().unwrap()));
+            ours.set_peers(vec![route(&theirs)]);
+            let call = |limit| ours.call(theirs.local_node(), Message::default(), limit);
+            let late = call(Duration::from_millis(200)).await.unwrap_err();
+            assert_eq!(late.kind(), ErrorKind::TimedOut, "{late:?}");
+            assert!(late.to_string().contains("did not get out"), "{late}");
+            let connected =
+                ours.connect(theirs.listen_addresses().remove(0), Duration::from_millis(200)).await;
+            assert_eq!(connected.unwrap_err().kind(), ErrorKind::TimedOut);
+            let freed = async {
+                held[0] = None;
+                answer_one(&theirs).await;
+            };
+            let (answer, ()) = futures::join!(call(LIMIT), freed);
+            answer.unwrap();
+            held[1] = None;
+        };
+        let (first, second, ()) = futures::join!(dial(&silent[0]), dial(&silent[1]), calls);
+        assert!(first.is_err() && second.is_err());
+    });
+}
+
+/// A member is gone, and somebody else answers at its address: who asks often does not dial as often.
+#[test]
+fn a_peer_that_cannot_be_reached_is_not_dialled_for_each_call() {
+    run(async {
+        let (ours, gone) = (node(1, 7, TCP).await, node(2, 7, TCP).await);
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        other.set_nonblocking(true).unwrap();
+        let address = format!("/ip4/127.0.0.1/tcp/{}", other.local_addr().unwrap().port());
+        ours.set_peers(vec![PeerRoute {
+            node: gone.local_node(),
+            addresses: vec![address.parse().unwrap()],
+        }]);
+        let mut dials = 0;
+        for _ in 0..50 {
+            let call = ours.call(gone.local_node(), Message::default(), LIMIT);
+            let answers = async {
+                // Hangs up on whoever comes.
+                loop {
+                    dials += usize::from(other.accept().is_ok());
+                    tokio::task::yield_now().await;
+                }
+            };
+            let (call, answers) = (std::pin::pin!(call), std::pin::pin!(answers));
+            let futures::future::Either::Left((answer, _)) = futures::future::select(call, answers).await;
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::Unavailable);
+        }
+        assert!((1..=8).contains(&dials), "{dials} dials for 50 calls");
+    });
 }
 
 /// A node with another mesh key gets nothing through and is told of, and so do we.
@@ -114,15 +156,11 @@ fn another_mesh_key_is_refused_over_quic() {
 #[test]
 fn strangers_on_the_socket_cost_nothing() {
     run(async {
-        let limits = {
-            let mut limits = Limits::default();
-            limits.handshake = Duration::from_millis(300);
-            limits
-        };
+        let limits = limits(|limits| limits.handshake = Duration::from_millis(300));
         let ours = Libp2pTransport::open(config(1, 7, TCP).limits(limits)).await.unwrap();
         let friend = node(2, 7, "").await;
         let address = ours.listen_addresses().remove(0);
-        let port = address.as_str().rsplit('/').next().unwrap().parse().unwrap();
+        let port = port(&ours);
         let sockets: Vec<_> = [
             vec![],
             b"GET / HTTP/1.1\r\n\r\n".to_vec(),
@@ -193,6 +231,43 @@ fn a_peer_vanishes_and_returns_over_quic() {
     a_peer_vanishes_and_returns(QUIC);
 }
 
+/// After a sleep connections that look fresh are dead; known peers are dialled again without being asked.
+#[test]
+fn after_a_sleep_known_peers_are_dialled_anew() {
+    run(async {
+        let (ours, theirs) = (node(1, 7, TCP).await, node(2, 7, TCP).await);
+        let id = theirs.local_node();
+        ours.set_peers(vec![route(&theirs)]);
+        echo(&ours, &theirs).await;
+        event(&ours, |event| *event == TransportEvent::Connected(id)).await;
+        ours.machine_woke();
+        event(&ours, |event| *event == TransportEvent::Disconnected(id)).await;
+        event(&ours, |event| *event == TransportEvent::Connected(id)).await;
+        echo(&ours, &theirs).await;
+        echo(&theirs, &ours).await;
+    });
+}
+
+/// A member that is away for long, and returns at another address that others have learned meanwhile.
+#[test]
+fn a_member_is_found_at_its_new_address() {
+    run(async {
+        let (ours, theirs) = (node(1, 7, TCP).await, node(2, 7, TCP).await);
+        let (id, old) = (theirs.local_node(), route(&theirs));
+        ours.set_peers(vec![old.clone()]);
+        echo(&ours, &theirs).await;
+        theirs.close().await;
+        event(&ours, |event| *event == TransportEvent::Disconnected(id)).await;
+        // It goes on dialling the old address, which nobody answers.
+        assert!(ours.call(id, Message::default(), LIMIT).await.is_err());
+        let moved = node(2, 7, TCP).await;
+        assert_ne!(moved.listen_addresses(), old.addresses);
+        ours.set_peers(vec![route(&moved)]);
+        event(&ours, |event| *event == TransportEvent::Connected(id)).await;
+        echo(&ours, &moved).await;
+    });
+}
+
 #[test]
 fn a_call_dials_a_known_peer_at_once() {
     run(async {
@@ -243,11 +318,9 @@ fn a_port_that_is_taken_is_an_error() {
 #[test]
 fn calls_beyond_the_limits_wait_inside_their_deadline() {
     run(async {
-        let limits = {
-            let mut limits = Limits::default();
+        let limits = limits(|limits| {
             (limits.calls_per_peer, limits.streams_per_peer, limits.pooled_streams) = (2, 1, 1);
-            limits
-        };
+        });
         let ours = Libp2pTransport::open(config(1, 7, "").limits(limits)).await.unwrap();
         let theirs = node(2, 7, TCP).await;
         ours.set_peers(vec![route(&theirs)]);

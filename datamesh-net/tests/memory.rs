@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::nodes::{LIMIT, introduce};
 use common::{TestRuntime, run};
 use datamesh_core::ErrorKind;
 use datamesh_core::id::NodeId;
-use datamesh_core::ports::{Message, PeerRoute, Runtime, Transport, TransportEvent};
+use datamesh_core::ports::{Message, Runtime, Transport, TransportEvent};
 use datamesh_core::testing::transport;
 use datamesh_net::memory::{MemoryNetwork, MemoryTransport};
-
-const LIMIT: Duration = Duration::from_secs(20);
 
 fn node(n: usize) -> NodeId {
     NodeId::from_bytes([n as u8 + 1; 32])
@@ -23,16 +22,7 @@ fn node(n: usize) -> NodeId {
 
 /// So many nodes of one network that all know each other.
 fn mesh(network: &MemoryNetwork, runtime: &Arc<dyn Runtime>, count: usize) -> Vec<MemoryTransport> {
-    let nodes: Vec<_> = (0..count).map(|n| network.join(node(n), runtime.clone()).unwrap()).collect();
-    for node in &nodes {
-        let others = nodes.iter().filter(|other| other.local_node() != node.local_node());
-        node.set_peers(
-            others
-                .map(|other| PeerRoute { node: other.local_node(), addresses: other.listen_addresses() })
-                .collect(),
-        );
-    }
-    nodes
+    introduce((0..count).map(|n| network.join(node(n), runtime.clone()).unwrap()).collect())
 }
 
 #[test]
@@ -41,6 +31,14 @@ fn conformance() {
     let network = MemoryNetwork::new();
     let open = |count| std::future::ready(mesh(&network, &runtime, count));
     run(transport::check(runtime.clone(), open));
+}
+
+#[test]
+fn many_dials_at_once() {
+    let (runtime, network) = (TestRuntime::shared(), MemoryNetwork::new());
+    let mut nodes: Vec<_> = (0..8).map(|n| network.join(node(n), runtime.clone()).unwrap()).collect();
+    let caller = nodes.remove(0);
+    run(transport::check_dials(runtime.clone(), caller, nodes));
 }
 
 #[test]

@@ -36,15 +36,10 @@ pub(crate) fn added_bytes(steps: &[BatchStep]) -> u64 {
     steps.iter().map(added).sum()
 }
 
-/// The error of a store that has no room for `needed` more bytes.
-pub(crate) fn full(needed: u64, available: u64) -> Error {
-    Error::new(
-        ErrorKind::StorageFull,
-        format!(
-            "the store has room for {available} bytes and {needed} are needed; \
-             remove objects and compact, or raise the capacity"
-        ),
-    )
+/// The error of a store that has no room for `needed` more bytes; `why` also says what to do.
+pub(crate) fn full(needed: u64, available: u64, why: &str) -> Error {
+    let text = format!("the store has room for {available} bytes and {needed} are needed: {why}");
+    Error::new(ErrorKind::StorageFull, text)
 }
 
 /// The error of every call after `close`.

@@ -89,7 +89,8 @@ impl MemoryStore {
 
     fn check_room(&self, state: &State, needed: u64) -> Result<()> {
         let available = self.capacity_bytes.saturating_sub(state.used);
-        if needed <= available { Ok(()) } else { Err(limits::full(needed, available)) }
+        let why = "it is at its capacity; remove objects, or raise it";
+        if needed <= available { Ok(()) } else { Err(limits::full(needed, available, why)) }
     }
 
     fn write(&self, id: ShardId, bytes: Bytes) -> Result<()> {

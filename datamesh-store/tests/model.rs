@@ -1,5 +1,5 @@
-//! Both stores against a map, over closing, reopening and power cuts, with shrinking; and the fuzz entry points on a few
-//! inputs.
+//! Both stores against a map, over closing, reopening and power cuts, with shrinking; and the fuzz entry points on a
+//! few inputs.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 #![cfg(all(feature = "disk", feature = "testing"))]
 

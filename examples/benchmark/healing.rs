@@ -114,7 +114,8 @@ impl Healing {
     }
 }
 
-/// How the nodes look after what they hold: minutes are seconds here, and the budget is the default's unless it is given.
+/// How the nodes look after what they hold: minutes are seconds here, and the budget is the default's unless it is
+/// given.
 pub(crate) fn care(budget: Option<u64>) -> CareOptions {
     let care =
         CareOptions::default().with_grace(GRACE).with_settle(SETTLE).with_survey_interval(SURVEY_INTERVAL);

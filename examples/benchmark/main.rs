@@ -1,7 +1,10 @@
 //! Measures puts and gets against what the pure pipeline can do on the same machine in the same run.
 //!
-//! A client and some nodes, all in this process: over the in-process network with memory stores, and over libp2p on
-//! loopback with disk stores. `--size 10737418240` shows how much memory a very large object takes.
+//! A client and some nodes, all in this process: over the in-process network with memory stores, and over local
+//! sockets and libp2p on loopback with disk stores. `--size 10737418240` shows how much memory a very large object
+//! takes.
+//!
+//! `--ways` sets the ways between two nodes side by side: what messages cost, with no store and no cipher of objects.
 //!
 //! `--care BYTES` measures instead how long it takes eight nodes that hold so many bytes of objects to make good the loss
 //! of one, and to give one that joins its part, beside the time in which one node would copy as much at its budget.
@@ -12,6 +15,7 @@ mod generated;
 mod healing;
 mod measure;
 mod nodes;
+mod ways;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -24,6 +28,7 @@ use futures::executor::block_on;
 use healing::{Healing, Trial};
 use measure::{Plan, Row};
 use nodes::{Cluster, Network};
+use ways::Way;
 
 /// What is measured unless one size is asked for.
 const SIZES: [u64; 3] = [4 << 10, 1 << 20, 256 << 20];
@@ -41,7 +46,7 @@ struct Options {
     /// How many nodes hold data.
     #[arg(long, default_value_t = 6)]
     nodes: usize,
-    /// Measure this network only; by default in-process and libp2p.
+    /// Measure this network only; by default in-process, local sockets and libp2p over TCP.
     #[arg(long, value_enum)]
     network: Option<Network>,
     /// For how long each row is measured, in seconds.
@@ -53,6 +58,9 @@ struct Options {
     /// What each node may move then, in bytes a second; by default a fifth of what its fastest link carries.
     #[arg(long, value_name = "BYTES", requires = "care")]
     budget: Option<u64>,
+    /// Measure what each way between two nodes costs, with nothing behind it.
+    #[arg(long, conflicts_with = "care")]
+    ways: bool,
     /// Where the disk stores are made; by default the directory for temporary files.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -62,6 +70,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     if options.nodes == 0 {
         return Err("at least one node must hold data".into());
+    }
+    if options.ways {
+        let ways = block_on(ways::all(Duration::from_secs_f64(options.seconds)))?;
+        match options.json {
+            true => print_json(ways.iter().map(Way::to_json)),
+            false => Way::print_table(&ways),
+        }
+        return Ok(());
     }
     if let Some(bytes) = options.care {
         let rows = block_on(heal(&options, bytes))?;
@@ -84,7 +100,7 @@ fn print_json(rows: impl Iterator<Item = serde_json::Value>) {
 }
 
 fn networks(options: &Options) -> Vec<Network> {
-    options.network.map_or_else(|| vec![Network::InProcess, Network::Libp2p], |one| vec![one])
+    options.network.map_or_else(|| vec![Network::InProcess, Network::Local, Network::Libp2p], |one| vec![one])
 }
 
 async fn heal(options: &Options, bytes: u64) -> Result<Vec<Healing>, Box<dyn Error>> {

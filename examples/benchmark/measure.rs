@@ -273,7 +273,7 @@ impl Watch {
 }
 
 /// CPU time of this process so far, all threads.
-fn cpu_time() -> Duration {
+pub(crate) fn cpu_time() -> Duration {
     #[cfg(unix)]
     {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);

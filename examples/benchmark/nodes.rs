@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use datamesh::{Builder, CareOptions, MemoryNetwork, Mesh};
+use datamesh::{Builder, CareOptions, MemoryNetwork, Mesh, TransportPreference};
 use tempfile::TempDir;
 
 /// How long nodes may take to find each other.
@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) enum Network {
     /// Calls inside the process, stores in memory.
     InProcess,
+    /// Unix domain sockets, stores on disk.
+    Local,
     /// libp2p over TCP on loopback, stores on disk.
     Libp2p,
     /// libp2p over QUIC on loopback, stores on disk.
@@ -26,6 +28,7 @@ impl Network {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::InProcess => "in-process",
+            Self::Local => "local",
             Self::Libp2p => "libp2p-tcp",
             Self::Quic => "libp2p-quic",
         }
@@ -35,8 +38,15 @@ impl Network {
         if self == Self::InProcess { "memory" } else { "disk" }
     }
 
-    fn listen(self) -> &'static str {
-        if self == Self::Quic { "/ip4/127.0.0.1/udp/0/quic-v1" } else { "/ip4/127.0.0.1/tcp/0" }
+    /// Puts a node where it is reached this way only.
+    fn on(self, builder: Builder, memory: &MemoryNetwork) -> Builder {
+        let network = builder.transport_preference(TransportPreference::NetworkOnly);
+        match self {
+            Self::InProcess => network.transport_preference(TransportPreference::Automatic).network(memory),
+            Self::Local => network.transport_preference(TransportPreference::LocalOnly),
+            Self::Libp2p => network.listen("/ip4/127.0.0.1/tcp/0"),
+            Self::Quic => network.listen("/ip4/127.0.0.1/udp/0/quic-v1"),
+        }
     }
 
     /// Whether the memory stores can take objects of this size; says so where they cannot.
@@ -91,10 +101,7 @@ impl Cluster {
             (_, Some(parent)) => Some(tempfile::tempdir_in(parent)?),
             (_, None) => Some(tempfile::tempdir()?),
         };
-        let on = |builder: Builder| match network {
-            Network::InProcess => builder.network(&memory),
-            _ => builder.listen(network.listen()),
-        };
+        let on = |builder: Builder| network.on(builder, &memory);
         let first = on(node(&care, directory.as_ref(), 0)).open().await?;
         let client = on(datamesh::builder().capacity(0)).join(first.ticket()?).open().await?;
         let mut cluster = Self { client, nodes: vec![first], network, memory, care, opened: 1, directory };
@@ -108,10 +115,7 @@ impl Cluster {
     /// Adds a node, and does not wait until all know it.
     pub(crate) async fn add(&mut self) -> Result<(), Box<dyn Error>> {
         let builder = node(&self.care, self.directory.as_ref(), self.opened);
-        let builder = match self.network {
-            Network::InProcess => builder.network(&self.memory),
-            network => builder.listen(network.listen()),
-        };
+        let builder = self.network.on(builder, &self.memory);
         let ticket = self.nodes.first().ok_or("no node is left to join")?.ticket()?;
         self.opened += 1;
         self.nodes.push(builder.join(ticket).open().await?);

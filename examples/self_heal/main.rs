@@ -10,7 +10,13 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to the person who runs it")]
 
 mod corpus;
+#[path = "../common/failure.rs"]
+mod failure;
 mod node;
+#[path = "../common/process.rs"]
+mod process;
+#[path = "../common/stop.rs"]
+mod stop;
 mod story;
 mod swarm;
 mod view;
@@ -87,11 +93,6 @@ fn main() -> ExitCode {
         None => options.check().and_then(|()| story::run(&options)),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };
-    eprintln!("failed: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        eprintln!("  because {error}");
-        cause = error.source();
-    }
+    failure::tell(&*error);
     ExitCode::FAILURE
 }

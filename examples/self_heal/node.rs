@@ -1,16 +1,15 @@
 //! One node, as a process of its own.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use datamesh::{CareOptions, Margins, Mesh};
 use futures::executor::block_on;
 use serde_json::{Value, json};
 
-use crate::Result;
+use crate::{Result, process};
 
 /// After so much silence a node counts as gone.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
@@ -83,11 +82,11 @@ impl Report {
     }
 }
 
-/// Runs a node. The first line of its input is the ticket of the mesh to join, or empty; it ends when the input does, so
-/// that it never outlives who started it.
+/// Runs a node. The first line of its input is the ticket of the mesh to join, or empty; when its input ends it
+/// closes its mesh and ends, so that it never outlives who started it for long.
 pub(crate) fn run(directory: &Path, budget: Option<u64>) -> Result<()> {
-    let mut line = String::new();
-    io::stdin().read_line(&mut line)?;
+    let lines = process::lines()?;
+    let ticket = lines.recv()?;
     let mut care = CareOptions::default()
         .with_grace(GRACE)
         .with_scrub_period(SCRUB_PERIOD)
@@ -97,27 +96,17 @@ pub(crate) fn run(directory: &Path, budget: Option<u64>) -> Result<()> {
         care = care.with_bytes_per_second(bytes);
     }
     let mut builder = datamesh::builder().path(directory).listen("/ip4/127.0.0.1/tcp/0");
-    if !line.trim().is_empty() {
-        builder = builder.join(line.trim().parse()?);
+    if !ticket.is_empty() {
+        builder = builder.join(ticket.parse()?);
     }
     // The same for all: they share one disk, of which each would see what the others leave.
     let mesh = block_on(builder.capacity(1 << 40).care(care).open())?;
     let ticket = mesh.ticket()?.to_text();
-    let end = end_of_input();
     while writeln!(io::stdout(), "{}", Report::of(&mesh, &ticket)).is_ok() {
-        if end.recv_timeout(TELL_EVERY) != Err(RecvTimeoutError::Timeout) {
+        // Nothing more is told but the end.
+        if lines.recv_timeout(TELL_EVERY) == Err(RecvTimeoutError::Disconnected) {
             break;
         }
     }
-    block_on(mesh.shutdown())?;
-    Ok(())
-}
-
-fn end_of_input() -> mpsc::Receiver<()> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        drop(sender);
-    });
-    receiver
+    Ok(block_on(mesh.shutdown())?)
 }

@@ -18,7 +18,7 @@ use crate::node::GRACE;
 use crate::swarm::{Moved, Swarm};
 use crate::view::View;
 use crate::watch::{Histogram, recount};
-use crate::{Options, Result};
+use crate::{Options, Result, stop};
 
 /// The nodes that are killed, the one that loses its disk, and the one whose disk rots, counted from 0.
 const KILLED: [usize; 2] = [2, 5];
@@ -104,14 +104,7 @@ struct Story<'a> {
 
 /// Runs it all. Whatever goes wrong, the processes end with this function.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if told.swap(true, Ordering::Relaxed) {
-            // Told once more: the nodes end when their input does.
-            std::process::exit(130);
-        }
-    })?;
+    let stop = stop::at_signal()?;
     // Removed with everything in it when this function ends, after the processes.
     let root = tempfile::Builder::new().prefix("datamesh-self-heal-").tempdir()?;
     let items = match &options.from {
@@ -162,6 +155,7 @@ impl Story<'_> {
         let read = started.elapsed();
         let last = recount(&reader, &self.items, self.redundancy.parity()).await;
         reader.shutdown().await?;
+        self.swarm.end()?;
         if !last.is_full() {
             return Err(format!("the margin did not last: {}", last.text()).into());
         }

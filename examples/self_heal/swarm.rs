@@ -1,77 +1,19 @@
 //! The processes of the nodes, and what is done to them.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread;
-use std::time::Duration;
 
 use crate::Result;
 use crate::node::Report;
-
-/// How long a node may take to open.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::process::{self, Process};
 
 /// The bytes before the first entry of a volume; `docs/store-format.md` has the rest.
 const VOLUME_HEADER: u64 = 64;
 
 /// The bytes before the payload of an entry.
 const ENTRY_HEADER: u64 = 56;
-
-/// A process; it is killed when the value goes, however that comes about.
-struct Process {
-    child: Child,
-    /// The node ends when this is closed, also where nobody is left to kill it.
-    _input: ChildStdin,
-    report: Arc<Mutex<Report>>,
-}
-
-impl Process {
-    /// Starts a node that joins by this ticket, or begins a mesh where it is empty, and waits until it is open.
-    fn start(directory: &Path, ticket: &str, budget: Option<u64>) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("--node").arg(directory).stdin(Stdio::piped()).stdout(Stdio::piped());
-        if let Some(budget) = budget {
-            command.arg("--budget").arg(budget.to_string());
-        }
-        let mut child = command.spawn()?;
-        let (input, output) = (child.stdin.take(), child.stdout.take());
-        let report = Arc::new(Mutex::new(Report::default()));
-        let (Some(mut input), Some(output)) = (input, output) else {
-            return Err("a process without pipes".into());
-        };
-        // Everybody could read it among the arguments.
-        let told = writeln!(input, "{ticket}");
-        let process = Self { child, _input: input, report: Arc::clone(&report) };
-        told?;
-        let (opened, open) = mpsc::channel();
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
-                if let Some(told) = Report::from_line(&line) {
-                    *report.lock().unwrap_or_else(PoisonError::into_inner) = told;
-                    let _ = opened.send(());
-                }
-            }
-        });
-        open.recv_timeout(PATIENCE)
-            .map_err(|_| format!("the node in {} did not open", directory.display()))?;
-        Ok(process)
-    }
-
-    fn report(&self) -> Report {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // One that has ended already is only waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// What all nodes have moved, those that are dead among them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -100,7 +42,7 @@ impl Moved {
 /// The place of a node, whether or not its process lives.
 struct Place {
     directory: PathBuf,
-    process: Option<Process>,
+    process: Option<Process<Report>>,
 }
 
 /// All nodes.
@@ -123,7 +65,13 @@ impl Swarm {
         let ticket = self.ticket().unwrap_or_default();
         let budget = self.budget;
         let place = self.places.get_mut(number).ok_or("there is no such node")?;
-        place.process = Some(Process::start(&place.directory, &ticket, budget)?);
+        let mut arguments = vec![OsString::from("--node"), place.directory.clone().into()];
+        if let Some(budget) = budget {
+            arguments.extend(["--budget".into(), budget.to_string().into()]);
+        }
+        let started = Process::start(arguments, &ticket, Report::from_line);
+        let name = |error| format!("the node in {}: {error}", place.directory.display());
+        place.process = Some(started.map_err(name)?);
         Ok(())
     }
 
@@ -137,8 +85,15 @@ impl Swarm {
         let place = self.places.get_mut(number).ok_or("there is no such node")?;
         let mut process = place.process.take().ok_or("that node has no process")?;
         self.past.add(&process.report());
-        process.child.kill()?;
-        Ok(process.child.id())
+        process.kill()
+    }
+
+    /// Lets all that live end by themselves.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        let nodes = self.places.iter_mut().enumerate();
+        let nodes = nodes.filter_map(|(number, place)| Some((number, place.process.take()?)));
+        let failed = process::end_all(nodes.collect());
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ").into()) }
     }
 
     /// Removes all that a killed node has on its disk.

@@ -77,7 +77,8 @@ impl Care {
         Ok(holders.len())
     }
 
-    /// A random extent of this node. Extents are named by hashes, so the one that follows a random name is as good as any.
+    /// A random extent of this node. Extents are named by hashes, so the one that follows a random name is as good as
+    /// any.
     async fn draw_extent(&self) -> Result<Option<Drawn>> {
         let from = Bytes::copy_from_slice(&self.engine.runtime.random::<32>()?);
         let storage = self.node.storage();
@@ -99,8 +100,8 @@ impl Care {
         by_node.into_iter().map(|(node, _)| node).filter(|node| *node != local).collect()
     }
 
-    /// Asks a node what it has of an extent and to prove some of that. `None` where it says that it has nothing: that is
-    /// the survey's to deal with.
+    /// Asks a node what it has of an extent and to prove some of that. `None` where it says that it has nothing: that
+    /// is the survey's to deal with.
     async fn challenge(&self, drawn: &Drawn, node: NodeId) -> Result<Option<(Audit, Option<ShardId>)>> {
         let Some(held) = self.claim(drawn, node).await else {
             return Ok(Some((self.silence(node), None)));
@@ -127,8 +128,8 @@ impl Care {
         Ok(Some((self.silence(node), Some(shard.0))))
     }
 
-    /// What a node says that it has of an extent; `None` where it says nothing. Indexes that there are not would give it
-    /// nothing to prove.
+    /// What a node says that it has of an extent; `None` where it says nothing. Indexes that there are not would give
+    /// it nothing to prove.
     async fn claim(&self, drawn: &Drawn, node: NodeId) -> Option<Vec<u8>> {
         let request = Request::Survey { extents: vec![drawn.id], objects: Vec::new() };
         let total = drawn.layout.redundancy.total();

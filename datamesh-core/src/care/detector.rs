@@ -2,8 +2,8 @@
 //!
 //! Silence counts from the moment when something was asked and no answer came; a peer of whom nobody wants anything is
 //! not suspected. How long an answer may take is learned for each peer, after N. Hayashibara and others, "The phi
-//! accrual failure detector" (SRDS 2004): phi is how unlikely so late an answer would be, as a power of ten. Only after a
-//! grace time does a peer that is down count as gone, so that a restart moves nothing.
+//! accrual failure detector" (SRDS 2004): phi is how unlikely so late an answer would be, as a power of ten. Only
+//! after a grace time does a peer that is down count as gone, so that a restart moves nothing.
 //!
 //! Told the time, it has no clock of its own; the wall clock has no part in it.
 
@@ -50,8 +50,8 @@ const MUTE_GAP: Duration = Duration::from_secs(300);
 /// What is believed of the answers of a peer that was never heard.
 const FIRST_MEAN: Duration = Duration::from_secs(1);
 
-/// Answers are not believed to vary less, whatever was seen: a pause of the other process or a packet that is sent again
-/// takes as long.
+/// Answers are not believed to vary less, whatever was seen: a pause of the other process or a packet that is sent
+/// again takes as long.
 const LEAST_DEVIATION: Duration = Duration::from_millis(500);
 
 /// What is known of a peer's presence.
@@ -141,8 +141,8 @@ impl Detector {
         watch.waiting.get_or_insert(now);
     }
 
-    /// The peer was asked what it holds, and said it or did not. One that never says it, while it answers other questions,
-    /// is as good as gone: else it would keep others from taking over for ever.
+    /// The peer was asked what it holds, and said it or did not. One that never says it, while it answers other
+    /// questions, is as good as gone: else it would keep others from taking over for ever.
     pub(crate) fn surveyed(&mut self, node: NodeId, now: Instant, answered: bool) {
         let watch = self.peers.entry(node).or_default();
         let before = watch.mute.filter(|(_, last)| now - *last <= MUTE_GAP);

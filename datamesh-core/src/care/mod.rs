@@ -2,8 +2,8 @@
 //!
 //! Each holder walks over its own extents and manifests and asks the other holders what they have ([`survey`]). What
 //! is to be done is decided by pure functions ([`plan`]): the first-ranked holder that answers acts, the others look
-//! again later. Bytes are moved by [`repair`] and [`settle`] at a bounded [`pace`]. Nothing is remembered that could not
-//! be found again: the work is what the records and the answers say, so it goes on after a restart where it was.
+//! again later. Bytes are moved by [`repair`] and [`settle`] at a bounded [`pace`]. Nothing is remembered that could
+//! not be found again: the work is what the records and the answers say, so it goes on after a restart where it was.
 //!
 //! Nothing is deleted because a node did not answer, and nothing because another should: only what another has promised
 //! to keep, after its copy was looked at.
@@ -11,6 +11,7 @@
 mod audit;
 mod collect;
 mod detector;
+mod findings;
 mod mend;
 mod object;
 mod options;

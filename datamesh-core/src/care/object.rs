@@ -195,7 +195,8 @@ impl Work {
         answers.values_mut().for_each(clip);
         let view = View { members: self.answering(report), leaving: Vec::new() };
         let key = layout.placement.as_bytes();
-        plan_extent(key, layout.redundancy, &view, &answers, self.engine.peers.local())
+        let homes = rank(key, &view.members).assign(layout.redundancy)?;
+        plan_extent(key, &homes, layout.redundancy, &view, &answers, self.engine.peers.local())
     }
 
     /// The members that can hold data and whose claims count.

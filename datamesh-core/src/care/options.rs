@@ -31,8 +31,8 @@ pub struct CareOptions {
     /// it. A day by default, counted in full hours of the node's own time.
     pub tombstone_age: Duration,
     /// How long an extent waits for a manifest that names it, before it is given up. Seven days by default, counted in
-    /// full hours of the node's own time; a put that takes more than half as long is refused at its end. Set it alike on
-    /// all nodes.
+    /// full hours of the node's own time; a put that takes more than half as long is refused at its end. Set it alike
+    /// on all nodes.
     pub orphan_age: Duration,
 }
 

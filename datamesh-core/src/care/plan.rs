@@ -1,4 +1,5 @@
-//! What is to be done for one extent or manifest, decided from who is a member, how each is, and what each says it holds.
+//! What is to be done for one extent or manifest, decided from who is a member, how each is, and what each says it
+//! holds.
 //!
 //! Pure: two holders that see the same decide the same. The first-ranked holder that answers acts, the others wait and
 //! look again. Only who is gone or has answered that it holds nothing counts as lost; silence is no proof.
@@ -7,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::format::Possession;
 use crate::id::NodeId;
-use crate::placement::{Member, Ranking, margin, rank};
+use crate::placement::{Assignment, Member, Ranking, margin, rank};
 use crate::planted::{Bug, is_active};
 use crate::ports::Redundancy;
 
@@ -16,7 +17,7 @@ pub(super) type Answers = BTreeMap<NodeId, Option<Possession>>;
 
 /// How far down the ranking a silent member may be the one that holds what is missing: holders were chosen among the
 /// first so many when they were written, a few of which may have been down then.
-const fn reach(redundancy: Redundancy) -> usize {
+pub(super) const fn reach(redundancy: Redundancy) -> usize {
     2 * redundancy.total() + 8
 }
 
@@ -69,30 +70,38 @@ pub(super) struct ExtentPlan {
 }
 
 impl ExtentPlan {
+    /// Whether somebody has every index.
+    pub(super) fn is_found(&self) -> bool {
+        let all: BTreeSet<u8> = self.holders.iter().flat_map(|(_, held)| held.iter().copied()).collect();
+        self.homes.iter().all(|(index, _)| all.contains(index))
+    }
+
     /// Whether every index is where it should be.
     pub(super) fn is_whole(&self) -> bool {
         self.margin.is_some_and(|margin| margin >= self.expected) && self.lost.is_empty() && !self.is_open
     }
 }
 
-/// Decides for an extent; `None` where it was removed, or no member can hold it.
+/// Decides for an extent that should be in these homes; `None` where it was removed, or no member can hold it.
 pub(super) fn plan_extent(
     key: &[u8; 32],
+    homes: &Assignment,
     redundancy: Redundancy,
     view: &View,
     answers: &Answers,
     local: NodeId,
 ) -> Option<ExtentPlan> {
     let answering: Vec<Member>;
-    let members = if is_active(Bug::UnreachableIsAbsent) {
+    let among: Assignment;
+    let (members, homes) = if is_active(Bug::UnreachableIsAbsent) {
         let answers = |member: &&Member| answers.get(&member.node).is_some_and(Option::is_some);
         answering = view.members.iter().filter(answers).cloned().collect();
-        &answering
+        among = rank(key, &answering).assign(redundancy)?;
+        (&answering, &among)
     } else {
-        &view.members
+        (&view.members, homes)
     };
     let ranking = rank(key, members);
-    let homes = ranking.assign(redundancy)?;
     let said = |node: &NodeId| answers.get(node).and_then(Option::as_ref);
     let has = |node: &NodeId, index: u8| said(node).is_some_and(|said| said.indexes().contains(&index));
     let in_order: Vec<NodeId> = ranking.nodes().chain(view.leaving.iter().copied()).collect();
@@ -103,8 +112,8 @@ pub(super) fn plan_extent(
         .collect();
     let held: BTreeSet<u8> =
         holders.iter().filter_map(said).flat_map(|said| said.indexes().iter().copied()).collect();
-    // Whoever holds the rest is told of the removal, with its proof; until then what can be read is kept up, for anybody
-    // may say so.
+    // Whoever holds the rest is told of the removal, with its proof; until then what can be read is kept up, for
+    // anybody may say so.
     if held.len() < redundancy.data() && answers.values().flatten().any(|said| *said == Possession::Removed) {
         return None;
     }
@@ -142,8 +151,8 @@ pub(super) fn plan_extent(
     })
 }
 
-/// Where what is missing is rebuilt: at home, or, where the home has another shard that belongs elsewhere, with whoever has
-/// least, so that the margin is full at once; it goes home later.
+/// Where what is missing is rebuilt: at home, or, where the home has another shard that belongs elsewhere, with
+/// whoever has least, so that the margin is full at once; it goes home later.
 fn seats_for<'a>(
     missing: &[Seat],
     ranking: &Ranking<'_>,
@@ -175,8 +184,8 @@ fn takes(said: Option<&Possession>) -> bool {
     said.is_some()
 }
 
-/// Codes of little parity are repaired at the first loss, others when half of it is gone: a lost shard costs the reading of
-/// k others, however many are lost, and one that is away often comes back.
+/// Codes of little parity are repaired at the first loss, others when half of it is gone: a lost shard costs the
+/// reading of k others, however many are lost, and one that is away often comes back.
 fn is_urgent(redundancy: Redundancy, spare: usize) -> bool {
     redundancy.parity() <= 2 || spare <= redundancy.parity().div_ceil(2)
 }
@@ -196,28 +205,28 @@ pub(super) struct ManifestPlan {
     pub(super) homes: Vec<NodeId>,
 }
 
-/// Decides for a manifest.
+/// Decides for a manifest that should be in these homes.
 pub(super) fn plan_manifest(
     key: &[u8; 32],
+    homes: &[NodeId],
     redundancy: Redundancy,
     view: &View,
     answers: &Answers,
     local: NodeId,
-) -> Option<ManifestPlan> {
+) -> ManifestPlan {
     let ranking = rank(key, &view.members);
-    let homes = ranking.manifest_holders(redundancy);
     let said = |node: &NodeId| answers.get(node).and_then(Option::as_ref);
     let has = |node: &NodeId| matches!(said(node), Some(Possession::Held(_)));
     let holders: Vec<NodeId> = ranking.nodes().chain(view.leaving.iter().copied()).filter(has).collect();
     let lacking = |node: &&NodeId| takes(said(node)) && !has(node);
     let is_home = homes.iter().all(has);
-    Some(ManifestPlan {
+    ManifestPlan {
         margin: holders.len().saturating_sub(1).min(redundancy.parity()),
         turn: holders.iter().position(|node| *node == local),
         lacking: homes.iter().filter(lacking).copied().collect(),
         is_surplus: is_home && has(&local) && !homes.contains(&local),
-        homes,
-    })
+        homes: homes.to_vec(),
+    }
 }
 
 #[cfg(test)]
@@ -251,6 +260,16 @@ mod tests {
         View { members: members.to_vec(), leaving: Vec::new() }
     }
 
+    fn plan_of(redundancy: Redundancy, view: &View, answers: &Answers, local: NodeId) -> Option<ExtentPlan> {
+        let homes = rank(&KEY, &view.members).assign(redundancy)?;
+        plan_extent(&KEY, &homes, redundancy, view, answers, local)
+    }
+
+    fn manifest_plan(members: &[Member], answers: &Answers, local: NodeId) -> ManifestPlan {
+        let homes = rank(&KEY, members).manifest_holders(CODE);
+        plan_manifest(&KEY, &homes, CODE, &view(members), answers, local)
+    }
+
     /// Those who hold something, in the order in which they are to repair.
     fn holders(members: &[Member]) -> Vec<NodeId> {
         let ranking = rank(&KEY, members);
@@ -263,7 +282,7 @@ mod tests {
     }
 
     fn plan(members: &[Member], answers: &Answers, local: NodeId) -> ExtentPlan {
-        plan_extent(&KEY, CODE, &view(members), answers, local).unwrap()
+        plan_of(CODE, &view(members), answers, local).unwrap()
     }
 
     #[test]
@@ -323,7 +342,7 @@ mod tests {
             for victim in &homes.holders()[..lost] {
                 answers.insert(*victim, Some(Possession::Absent));
             }
-            let plan = plan_extent(&KEY, code, &view(&members), &answers, local).unwrap();
+            let plan = plan_of(code, &view(&members), &answers, local).unwrap();
             assert_eq!((plan.lost.len(), plan.is_due), (lost, due));
         }
     }
@@ -356,7 +375,7 @@ mod tests {
         let its = rank(&KEY, &all).assign(CODE).unwrap().indexes_of(&leaver);
         let mut moved = Vec::new();
         for member in &all {
-            let plan = plan_extent(&KEY, CODE, &view, &answers, member.node).unwrap();
+            let plan = plan_of(CODE, &view, &answers, member.node).unwrap();
             assert!(plan.lost.is_empty() && !plan.is_home);
             moved.extend(plan.moves.into_iter().map(|(index, home)| (index, home, member.node)));
         }
@@ -371,7 +390,7 @@ mod tests {
         let mut answers: Answers =
             members.iter().map(|member| (member.node, Some(Possession::Removed))).collect();
         answers.insert(local, Some(Possession::Held(vec![0, 1, 2])));
-        assert_eq!(plan_extent(&KEY, CODE, &view(&members), &answers, local), None);
+        assert_eq!(plan_of(CODE, &view(&members), &answers, local), None);
     }
 
     #[test]
@@ -388,7 +407,7 @@ mod tests {
         assert_eq!((plan.lost.len(), plan.is_due, plan.turn), (1, true, Some(0)));
         let answers = members.iter().map(|member| (member.node, Some(Possession::Removed)));
         let answers = answers.chain([(holders[1], Some(Possession::Held(vec![])))]).collect();
-        let manifest = plan_manifest(&KEY, CODE, &view(&members), &answers, holders[1]).unwrap();
+        let manifest = manifest_plan(&members, &answers, holders[1]);
         assert!(manifest.lacking.len() >= 2);
     }
 
@@ -399,17 +418,18 @@ mod tests {
         let mut answers: Answers = members.iter().map(|m| (m.node, Some(Possession::Absent))).collect();
         let away = rank(&KEY, &members).nodes().nth(5).unwrap();
         answers.insert(away, Some(Possession::Held(vec![])));
-        let plan = plan_manifest(&KEY, CODE, &view(&members), &answers, away).unwrap();
+        let plan = manifest_plan(&members, &answers, away);
         assert_eq!((plan.margin, plan.turn, &plan.lacking, plan.is_surplus), (0, Some(0), &homes, false));
         answers.extend(homes.iter().map(|home| (*home, Some(Possession::Held(vec![])))));
-        let plan = plan_manifest(&KEY, CODE, &view(&members), &answers, away).unwrap();
+        let plan = manifest_plan(&members, &answers, away);
         assert_eq!((plan.margin, plan.lacking, plan.is_surplus), (2, vec![], true));
-        let plan = plan_manifest(&KEY, CODE, &view(&members), &answers, homes[1]).unwrap();
+        let plan = manifest_plan(&members, &answers, homes[1]);
         assert!(!plan.is_surplus, "who is to have it keeps it");
     }
 
     proptest! {
-        /// Whatever is held by whom: what is called lost is held by nobody who answered, and all who see the same agree.
+        /// Whatever is held by whom: what is called lost is held by nobody who answered, and all who see the same
+        /// agree.
         #[test]
         fn plans_agree(
             count in 1u8..10,

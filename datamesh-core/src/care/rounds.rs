@@ -1,7 +1,9 @@
-//! Rounds over all that this node holds: a survey finds what is not as it should be, then it is dealt with, the most
-//! endangered first, each looked at anew at the moment of action. The next round is the recount.
+//! Rounds over what this node holds: a survey finds what is not as it should be, then it is dealt with, the most
+//! endangered first, each looked at anew at the moment of action. The next round is the recount: it looks at what was
+//! found, and at what was written since. Everything is looked at when members change, and at intervals.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +11,15 @@ use futures::future::{self, Either};
 use futures::stream::{self, StreamExt};
 
 use crate::care::Care;
-use crate::care::plan::{ExtentPlan, ManifestPlan, View};
+use crate::care::findings::{Agenda, Findings, MAX_FINDINGS};
+use crate::care::plan::{ExtentPlan, View};
 use crate::care::repair::{Mending, Moved, place_manifest};
-use crate::care::status::{CareProgress, Margins};
-use crate::care::survey::{Entry, extents_after, manifests_after, survey_extents, survey_manifests};
+use crate::care::status::CareProgress;
+use crate::care::survey::{
+    Entry, extents_after, extents_of, manifests_after, manifests_of, survey_extents, survey_manifests,
+};
 use crate::error::Result;
-use crate::format::{Layout, StoredExtent};
+use crate::format::{Layout, MAX_SURVEYED, StoredExtent};
 use crate::id::{ExtentId, NodeId, ObjectId};
 use crate::observe::{Event, count};
 use crate::planted::{Bug, is_active};
@@ -27,8 +32,7 @@ const DEBOUNCE: Duration = Duration::from_secs(5);
 /// shorter.
 const YOUNG: Duration = Duration::from_secs(120);
 
-/// How long a holder waits for each one before it in the ranking to do the work, before it helps. It begins at the other
-/// end, so that they meet in the middle.
+/// How long a holder waits for each one before it in the ranking to do the work, before it helps.
 const TAKE_OVER: Duration = Duration::from_secs(600);
 
 /// When to look again after something was done.
@@ -39,9 +43,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// When to look again at the latest where nothing can be done now.
 const FRUITLESS: Duration = Duration::from_secs(120);
-
-/// Findings that one round remembers, the most urgent ones; the rest are found again. At 120 bytes each, 2 MiB.
-const MAX_FINDINGS: usize = 1 << 14;
 
 /// Extents that are looked at anew together before they are dealt with.
 const AT_ONCE: usize = 16;
@@ -56,43 +57,16 @@ pub(super) struct Memory {
     waiting: BTreeMap<ExtentId, Instant>,
     /// How many rounds in a row had work and brought nothing about.
     fruitless: u32,
+    agenda: Agenda,
 }
 
-/// What is to be done with an extent, by urgency: the fewer may still be lost, the sooner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Urgency {
-    Short(usize),
-    Away,
-}
-
-/// The place of an extent in the order of work: what is this node's own before what is others', and that backwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    urgency: Urgency,
-    is_others: bool,
-    order: [u8; 32],
-}
-
-impl Place {
-    fn new(urgency: Urgency, is_others: bool, id: ExtentId) -> Self {
-        let order = id.as_bytes().map(|byte| if is_others { !byte } else { byte });
-        Self { urgency, is_others, order }
-    }
-}
-
-/// What a round found.
-#[derive(Debug, Default)]
-struct Findings {
-    extents: BTreeMap<Place, Entry<ExtentId>>,
-    manifests: BTreeMap<ObjectId, Entry<ObjectId>>,
-    margins: Margins,
-    bytes: u64,
-    /// Extents and manifests that this node has something of.
-    held: u64,
-    /// Those of them of which not everything is where it should be.
-    away: u64,
-    /// Whether silence leaves something open, or others are to act.
-    is_waiting: bool,
+/// What a round looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// All that this node holds.
+    All,
+    /// What the last round left open, and what was written since.
+    Agenda,
 }
 
 /// What a round brought about.
@@ -122,18 +96,49 @@ impl Deeds {
 }
 
 impl Care {
-    /// Rounds without end: at intervals, and soon when there is reason to.
+    /// Rounds without end: over everything at intervals and soon when there is reason to, over what is open or new in
+    /// between.
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut pause = DEBOUNCE;
+        let mut all_due = self.engine.runtime.now() + DEBOUNCE;
+        let mut due = all_due;
         loop {
-            let sleep = self.engine.runtime.sleep(pause);
-            if let Either::Right(_) = future::select(std::pin::pin!(self.wake.1.recv()), sleep).await {
-                // It is time.
-            } else {
-                self.engine.runtime.sleep(DEBOUNCE).await;
-                self.memory().fruitless = 0;
+            let scope = self.wait(due, all_due).await;
+            let pause = if self.is_paused() { self.options.survey_interval } else { self.round(scope).await };
+            let now = self.engine.runtime.now();
+            if scope == Scope::All {
+                all_due = now + self.options.survey_interval;
             }
-            pause = if self.is_paused() { self.options.survey_interval } else { self.round().await };
+            due = now + pause;
+        }
+    }
+
+    /// Waits until a round is due, and says of what.
+    async fn wait(&self, mut due: Instant, all_due: Instant) -> Scope {
+        let runtime = &self.engine.runtime;
+        loop {
+            due = due.min(all_due);
+            // What is new is looked at when it is not young any more; a round that is due sooner notes it.
+            let is_soon = due <= runtime.now() + self.youth();
+            let woken = pin!(self.wake.1.recv());
+            let is_time = pin!(runtime.sleep_until(due));
+            let written = async {
+                if is_soon {
+                    future::pending::<()>().await;
+                }
+                self.node.is_written().await;
+            };
+            match future::select(woken, future::select(is_time, pin!(written))).await {
+                Either::Left(_) => {
+                    runtime.sleep(DEBOUNCE).await;
+                    self.memory().fruitless = 0;
+                    return Scope::All;
+                }
+                Either::Right((Either::Left(_), _)) if due == all_due || self.memory().agenda.is_more => {
+                    return Scope::All;
+                }
+                Either::Right((Either::Left(_), _)) => return Scope::Agenda,
+                Either::Right((Either::Right(_), _)) => due = runtime.now() + self.youth(),
+            }
         }
     }
 
@@ -143,10 +148,10 @@ impl Care {
     }
 
     /// One round; says when the next is due.
-    async fn round(&self) -> Duration {
+    async fn round(&self, scope: Scope) -> Duration {
         self.observe_members();
         let view = self.view();
-        match self.work(&view).await {
+        match self.work(scope, &view).await {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::warn!(%error, "a round of care was cut short");
@@ -155,14 +160,15 @@ impl Care {
         }
     }
 
-    async fn work(&self, view: &View) -> Result<Duration> {
-        let mut findings = self.find(view).await?;
+    async fn work(&self, scope: Scope, view: &View) -> Result<Duration> {
+        let findings = self.find(scope, view).await?;
         let total = findings.extents.len().saturating_add(findings.manifests.len()) as u64;
         {
+            let tally = findings.tally();
             let mut status = self.lock_status();
-            status.margins = std::mem::take(&mut findings.margins);
-            status.held = findings.held;
-            status.away = findings.away;
+            status.margins = tally.margins;
+            status.held = tally.held;
+            status.away = tally.away;
             status.progress = CareProgress { total, bytes_total: findings.bytes, ..CareProgress::default() };
         }
         let mut deeds = Deeds::default();
@@ -206,32 +212,45 @@ impl Care {
         pause
     }
 
-    /// Walks over everything that is held and asks the others.
-    async fn find(&self, view: &View) -> Result<Findings> {
+    /// Walks over what a round looks at and asks the others.
+    async fn find(&self, scope: Scope, view: &View) -> Result<Findings> {
+        let written = self.node.take_written();
+        let mut agenda = std::mem::take(&mut self.memory().agenda);
+        agenda.add(written);
+        let found = match scope {
+            Scope::All => self.find_all(view).await,
+            Scope::Agenda => self.find_some(view, &agenda).await,
+        };
+        let findings = match found {
+            Ok(findings) => findings,
+            Err(error) => {
+                self.memory().agenda = agenda;
+                return Err(error);
+            }
+        };
+        let mut memory = self.memory();
+        let found: BTreeSet<ExtentId> = findings.extents.values().map(|entry| entry.id).collect();
+        memory.waiting.retain(|id, _| found.contains(id));
+        memory.agenda = findings.agenda.clone();
+        drop(memory);
+        Ok(findings)
+    }
+
+    async fn find_all(&self, view: &View) -> Result<Findings> {
         let mut findings = Findings::default();
         let storage = self.node.storage();
         let mut after = None;
         loop {
             let (entries, next) = extents_after(&**storage, after).await?;
-            let plans = survey_extents(&self.engine, view, &entries).await;
-            for (entry, plan) in entries.into_iter().zip(plans) {
-                self.take_in(&mut findings, entry, plan);
-            }
+            self.take_extents(&mut findings, view, entries).await;
             after = next;
             if after.is_none() {
                 break;
             }
         }
-        let mut waiting = std::mem::take(&mut self.memory().waiting);
-        let found: BTreeSet<ExtentId> = findings.extents.values().map(|entry| entry.id).collect();
-        waiting.retain(|id, _| found.contains(id));
-        self.memory().waiting = waiting;
         loop {
             let (entries, next) = manifests_after(&**storage, after).await?;
-            let plans = survey_manifests(&self.engine, view, &entries).await;
-            for (entry, plan) in entries.into_iter().zip(plans) {
-                self.take_in_manifest(&mut findings, entry, plan);
-            }
+            self.take_manifests(&mut findings, view, entries).await;
             after = next;
             if after.is_none() {
                 return Ok(findings);
@@ -239,44 +258,37 @@ impl Care {
         }
     }
 
-    fn take_in(&self, findings: &mut Findings, entry: Entry<ExtentId>, plan: Option<ExtentPlan>) {
-        let Some(plan) = plan else { return };
-        if plan.turn == Some(0) {
-            findings.margins.note(plan.margin, plan.expected, plan.is_open);
+    async fn find_some(&self, view: &View, agenda: &Agenda) -> Result<Findings> {
+        let mut findings = Findings::of_some(agenda);
+        let storage = self.node.storage();
+        let extents: Vec<ExtentId> = agenda.extents.iter().copied().collect();
+        for ids in extents.chunks(MAX_SURVEYED) {
+            self.take_extents(&mut findings, view, extents_of(&**storage, ids).await?).await;
         }
-        findings.held += 1;
-        findings.away += u64::from(!plan.is_home);
-        findings.is_waiting |= plan.is_open || plan.is_due || self.is_young(&entry);
-        let urgency = if plan.is_due {
-            Urgency::Short(plan.spare)
-        } else if !plan.moves.is_empty() || !plan.surplus.is_empty() {
-            Urgency::Away
-        } else {
-            return;
-        };
-        let seats = if plan.turn == Some(0) { plan.lost.len() + plan.moves.len() } else { plan.moves.len() };
-        findings.bytes = findings.bytes.saturating_add(entry.bytes.saturating_mul(seats as u64));
-        let is_others = urgency != Urgency::Away && plan.turn != Some(0);
-        findings.extents.insert(Place::new(urgency, is_others, entry.id), entry);
-        if findings.extents.len() > MAX_FINDINGS {
-            findings.extents.pop_last();
+        let objects: Vec<ObjectId> = agenda.objects.iter().copied().collect();
+        for ids in objects.chunks(MAX_SURVEYED) {
+            self.take_manifests(&mut findings, view, manifests_of(&**storage, ids).await?).await;
+        }
+        Ok(findings)
+    }
+
+    async fn take_extents(&self, findings: &mut Findings, view: &View, entries: Vec<Entry<ExtentId>>) {
+        let plans = survey_extents(&self.engine, view, &entries).await;
+        for (entry, plan) in entries.into_iter().zip(plans) {
+            let is_young = self.is_young(&entry);
+            if let Some(plan) = plan {
+                findings.take_extent(entry, &plan, is_young);
+            }
         }
     }
 
-    fn take_in_manifest(&self, findings: &mut Findings, entry: Entry<ObjectId>, plan: Option<ManifestPlan>) {
-        let Some(plan) = plan else { return };
-        if plan.turn == Some(0) {
-            findings.margins.manifests += 1;
-            findings.margins.manifests_short += u64::from(!plan.lacking.is_empty());
-        }
-        findings.held += 1;
-        findings.away += u64::from(!plan.lacking.is_empty());
-        findings.is_waiting |= self.is_young(&entry);
-        let is_mine = plan.turn == Some(0) || plan.is_surplus;
-        let is_others = !plan.lacking.is_empty() && !is_mine;
-        findings.is_waiting |= is_others;
-        if (plan.is_surplus || !plan.lacking.is_empty()) && findings.manifests.len() < MAX_FINDINGS {
-            findings.manifests.insert(entry.id, entry);
+    async fn take_manifests(&self, findings: &mut Findings, view: &View, entries: Vec<Entry<ObjectId>>) {
+        let plans = survey_manifests(&self.engine, view, &entries).await;
+        for (entry, plan) in entries.into_iter().zip(plans) {
+            let is_young = self.is_young(&entry);
+            if let Some(plan) = plan {
+                findings.take_manifest(entry, &plan, is_young);
+            }
         }
     }
 
@@ -313,11 +325,25 @@ impl Care {
             return Deeds::later(now + self.youth());
         }
         let mut deeds = Deeds::default();
-        if plan.is_due && self.is_my_turn(entry.id, plan.turn) {
-            deeds.add(self.repair(entry, &plan).await);
+        let seats = self.seats_to_fill(entry.id, &plan);
+        if !seats.is_empty() {
+            deeds.add(self.repair(entry.id, &plan.holders, &seats).await);
         }
         deeds.add(self.settle_extent(entry, &plan).await);
         deeds
+    }
+
+    /// The seats of what is lost that this node fills now: all of them where it is its turn, and its own in any case.
+    /// That it lacks something only this node may know: the others have last seen that all was well.
+    fn seats_to_fill(&self, id: ExtentId, plan: &ExtentPlan) -> Vec<(u8, NodeId)> {
+        if !plan.is_due {
+            return Vec::new();
+        }
+        if self.is_my_turn(id, plan.turn) {
+            return plan.lost.clone();
+        }
+        let local = self.engine.peers.local();
+        plan.lost.iter().copied().filter(|(_, node)| *node == local).collect()
     }
 
     /// Whether this node is the one to repair: the first holder that answers, or a later one when those before it have
@@ -337,19 +363,18 @@ impl Care {
         now - since >= patience
     }
 
-    async fn repair(&self, entry: &Entry<ExtentId>, plan: &ExtentPlan) -> Deeds {
-        let moved = match self.fill(entry.id, &plan.holders, &plan.lost).await {
+    async fn repair(&self, id: ExtentId, holders: &[(NodeId, Vec<u8>)], seats: &[(u8, NodeId)]) -> Deeds {
+        let moved = match self.fill(id, holders, seats).await {
             Ok(Some(moved)) => moved,
             Ok(None) => return Deeds::default(),
             Err(error) => {
-                tracing::debug!(%error, extent = %entry.id.fmt_short(), "an extent could not be repaired");
+                tracing::debug!(%error, extent = %id.fmt_short(), "an extent could not be repaired");
                 return Deeds { failed: true, ..Deeds::default() };
             }
         };
         count(&self.engine.counters.repair_bytes_read, moved.read);
         count(&self.engine.counters.repair_bytes_written, moved.written);
-        let done = moved.seats.len() == plan.lost.len();
-
+        let done = moved.seats.len() == seats.len();
         if done {
             count(&self.engine.counters.extents_repaired, 1);
         }

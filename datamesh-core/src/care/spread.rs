@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future;
 use futures::stream::{self, StreamExt};
 
 use crate::care::Care;
@@ -18,7 +19,7 @@ use crate::peers::unexpected;
 use crate::planted::{Bug, is_active};
 use crate::ports::Instant;
 
-/// How often it is looked whether somebody is to be told something.
+/// How often it is looked whether somebody is to be told something, on average.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// How often a node is asked for the name of its store though there is nothing to tell: one that was wiped has
@@ -31,9 +32,10 @@ pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// Nodes that are told at a time.
 const AT_ONCE: usize = 8;
 
-/// Nodes that are told something in one look. Every node knows of every removal, so where each told all others a mesh of a
-/// thousand would send a million messages for one. Half of them are those next to this node's own name, so that who was
-/// away is told at once by the many before it; the other half goes round, so that everybody is told by everybody.
+/// Nodes that are told something in one look, and those that are being told then. Every node knows of every removal,
+/// so where each told all others a mesh of a thousand would send a million messages for one. Half of them are those
+/// next to this node's own name, so that who was away is told at once by the many before it; the other half goes
+/// round, so that everybody is told by everybody.
 const TOLD_OF_A_LOOK: usize = 64;
 
 /// Removals of one message, which are 32 KiB.
@@ -51,7 +53,7 @@ impl Care {
         let greeted = Greeted::default();
         let mut hour = self.engine.runtime.now() + HOUR;
         for look in 0.. {
-            self.engine.runtime.sleep(LOOK).await;
+            self.engine.runtime.sleep_about(LOOK).await;
             if let Err(error) = self.spread_once(look, &greeted).await {
                 tracing::warn!(%error, "the removals could not be read");
             }
@@ -70,13 +72,14 @@ impl Care {
             return Ok(());
         }
         let next = self.node.next_removal().await?;
-        let others = self.turn(look);
+        let others = turn(self.engine.peers.local(), self.others(), look);
         // Whoever was away is greeted anew: it may have lost its disk.
         lock(greeted).retain(|node, _| self.engine.peers.is_connected(node));
         let live = others.into_iter().filter(|node| self.engine.peers.is_live(node));
         let asked = AtomicUsize::new(0);
         let asked = &asked;
         stream::iter(live)
+            .take_while(|_| future::ready(asked.load(Ordering::Relaxed) < TOLD_OF_A_LOOK))
             .for_each_concurrent(AT_ONCE, |node| async move {
                 if let Err(error) = self.tell_removals(node, next, greeted, asked).await {
                     tracing::debug!(%error, node = %node.fmt_short(), "not told of removals");
@@ -86,24 +89,10 @@ impl Care {
         Ok(())
     }
 
-    /// The others in the order in which they are told in this look.
-    fn turn(&self, look: usize) -> Vec<NodeId> {
-        let half = TOLD_OF_A_LOOK / 2;
-        let (local, mut others) = (self.engine.peers.local(), self.others());
-        let own = others.partition_point(|node| *node < local);
-        others.rotate_left(own);
-        let near: Vec<NodeId> = others.iter().copied().take(half).collect();
-        let start = look.wrapping_mul(half).checked_rem(others.len()).unwrap_or(0);
-        others.rotate_left(start);
-        others.retain(|node| !near.contains(node));
-        [near, others].concat()
-    }
-
-    /// The other members that can hold data.
+    /// The other members that may hold data.
     fn others(&self) -> Vec<NodeId> {
         let local = self.engine.peers.local();
-        let members = self.engine.peers.storage_members().into_iter().map(|member| member.node);
-        members.filter(|node| *node != local).collect()
+        self.engine.peers.possible_holders().into_iter().filter(|node| *node != local).collect()
     }
 
     async fn tell_removals(
@@ -113,18 +102,13 @@ impl Care {
         greeted: &Greeted,
         asked: &AtomicUsize,
     ) -> Result<()> {
-        if asked.load(Ordering::Relaxed) >= TOLD_OF_A_LOOK {
-            return Ok(());
-        }
         let mut told = self.node.told(node).await?;
         let now = self.engine.runtime.now();
         let is_greeted = lock(greeted).get(&node).is_some_and(|at| now - *at < GREET);
         if told.next >= next && is_greeted {
             return Ok(());
         }
-        if asked.fetch_add(1, Ordering::Relaxed) >= TOLD_OF_A_LOOK {
-            return Ok(());
-        }
+        asked.fetch_add(1, Ordering::Relaxed);
         for _ in 0..PAGES_OF_A_LOOK {
             let page = self.node.removals_from(told.next, PAGE).await?;
             let place = page.last().map_or(next.max(told.next), |(number, _)| number + 1);
@@ -167,6 +151,55 @@ impl Care {
     }
 }
 
+/// The others in the order in which they are told in this look: those next to this node's own name, then the rest from
+/// where the last look ended.
+fn turn(local: NodeId, mut others: Vec<NodeId>, look: usize) -> Vec<NodeId> {
+    let half = TOLD_OF_A_LOOK / 2;
+    others.sort_unstable();
+    let own = others.partition_point(|node| *node < local);
+    others.rotate_left(own);
+    let far = others.split_off(half.min(others.len()));
+    let start = look.wrapping_mul(half).checked_rem(far.len()).unwrap_or(0);
+    others.extend(far.iter().cycle().skip(start).take(far.len()));
+    others
+}
+
 fn lock(greeted: &Greeted) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Instant>> {
     greeted.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 32])
+    }
+
+    #[test]
+    fn the_near_are_first_and_everybody_has_a_turn() {
+        let local = node(100);
+        let others: Vec<NodeId> = (0..=250).filter(|number| *number != 100).map(node).collect();
+        let near: Vec<NodeId> = (101..133).map(node).collect();
+        let mut told = BTreeSet::new();
+        for look in 0..others.len() / 32 + 1 {
+            let order = turn(local, others.clone(), look);
+            assert!(order.starts_with(&near), "look {look}");
+            assert_eq!(order.iter().collect::<BTreeSet<_>>(), others.iter().collect(), "look {look}");
+            assert_eq!(order.len(), others.len());
+            told.extend(order.into_iter().take(TOLD_OF_A_LOOK));
+        }
+        assert_eq!(told.len(), others.len());
+    }
+
+    #[test]
+    fn a_small_mesh_is_told_whole() {
+        assert_eq!(turn(node(1), Vec::new(), 7), []);
+        for look in 0..5 {
+            let order = turn(node(2), vec![node(1), node(3)], look);
+            assert_eq!(order, [node(3), node(1)]);
+        }
+    }
 }

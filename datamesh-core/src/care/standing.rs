@@ -1,7 +1,7 @@
 //! What audits have shown of a node, as far as this one has seen. Pure.
 //!
-//! A wrong proof is evidence: an honest node never sends one, for its store checks what it reads. Silence is opinion: it
-//! may be the network's fault, so it counts little and fades.
+//! A wrong proof is evidence: an honest node never sends one, for its store checks what it reads. Silence is opinion:
+//! it may be the network's fault, so it counts little and fades.
 
 use std::time::Duration;
 
@@ -39,8 +39,8 @@ pub struct Audits {
     bad: u64,
 }
 
-/// With each new challenge a thousandth of what is remembered fades: beta reputation with forgetting, after A. Jøsang and
-/// R. Ismail, "The beta reputation system" (2002).
+/// With each new challenge a thousandth of what is remembered fades: beta reputation with forgetting, after A. Jøsang
+/// and R. Ismail, "The beta reputation system" (2002).
 const FADE: u64 = 1000;
 
 /// What a new node is credited with, so that a few lost answers at the beginning are no reason for anything.
@@ -85,8 +85,8 @@ impl Audits {
     }
 }
 
-/// Challenges that each node gets in a day, from all others together: 460 in 44 hours, so that 1 % of its shards that are
-/// lost are met with 99 %, and four hours of two days are left.
+/// Challenges that each node gets in a day, from all others together: 460 in 44 hours, so that 1 % of its shards that
+/// are lost are met with 99 %, and four hours of two days are left.
 pub(crate) const CHALLENGES_A_DAY: u32 = 251;
 
 /// The pause after a round in which so many holders of one extent were challenged.

@@ -27,6 +27,20 @@ impl Margins {
         self.by_margin.iter().sum::<u64>().saturating_add(self.lost)
     }
 
+    /// Those of two sets of extents and manifests together.
+    pub(super) fn and(&self, other: &Self) -> Self {
+        let count = |margins: &Self, margin| margins.by_margin.get(margin).copied().unwrap_or(0);
+        let most = self.by_margin.len().max(other.by_margin.len());
+        Self {
+            lost: self.lost + other.lost,
+            by_margin: (0..most).map(|margin| count(self, margin) + count(other, margin)).collect(),
+            short: self.short + other.short,
+            open: self.open + other.open,
+            manifests_short: self.manifests_short + other.manifests_short,
+            manifests: self.manifests + other.manifests,
+        }
+    }
+
     pub(super) fn note(&mut self, margin: Option<usize>, expected: usize, is_open: bool) {
         match margin {
             None => self.lost += 1,

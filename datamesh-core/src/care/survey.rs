@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
-use crate::care::plan::{Answers, ExtentPlan, ManifestPlan, View, plan_extent, plan_manifest};
+use crate::care::plan::{Answers, ExtentPlan, ManifestPlan, View, plan_extent, plan_manifest, reach};
 use crate::error::Result;
 use crate::format::{Layout, MAX_SURVEYED, Manifest, PlacementKey, Possession, Reply, Request, StoredExtent};
 use crate::id::{ExtentId, NodeId, ObjectId};
 use crate::object::{ASK_LIMIT, Engine};
 use crate::observe::count;
 use crate::peers::unexpected;
-use crate::placement::{Ranking, rank};
+use crate::placement::{Assignment, Ranking, rank};
 use crate::ports::{DynStorage, Redundancy, Table};
 
 /// Records that are read from the store at a time: of the longest layouts they are 4 MiB.
@@ -63,6 +63,17 @@ fn extent_entry(key: &Bytes, value: &Bytes) -> Option<Entry<ExtentId>> {
     })
 }
 
+/// Those of these extents that this node has something of.
+pub(super) async fn extents_of(storage: &dyn DynStorage, ids: &[ExtentId]) -> Result<Vec<Entry<ExtentId>>> {
+    let mut entries = Vec::new();
+    for id in ids {
+        let key = Bytes::copy_from_slice(id.as_bytes());
+        let value = storage.read_record(Table::Extents, key.clone()).await?;
+        entries.extend(value.and_then(|value| extent_entry(&key, &value)));
+    }
+    Ok(entries)
+}
+
 /// A page of this node's manifests, at most 1024, and where to go on.
 pub(super) async fn manifests_after(
     storage: &dyn DynStorage,
@@ -92,32 +103,60 @@ fn manifest_entry(key: &Bytes, value: &Bytes) -> Option<Entry<ObjectId>> {
     })
 }
 
+/// Those of these manifests that this node has.
+pub(super) async fn manifests_of(storage: &dyn DynStorage, ids: &[ObjectId]) -> Result<Vec<Entry<ObjectId>>> {
+    let mut entries = Vec::new();
+    for id in ids {
+        let key = Bytes::copy_from_slice(id.as_bytes());
+        let value = storage.read_record(Table::Manifests, key.clone()).await?;
+        entries.extend(value.and_then(|value| manifest_entry(&key, &value)));
+    }
+    Ok(entries)
+}
+
 /// What is asked about: an extent or a manifest.
 pub(super) trait Subject: Copy + Ord + Send + Sync + 'static {
+    /// Who should hold it.
+    type Homes: Send + Sync;
+
     /// The request about these.
     fn question(ids: Vec<Self>) -> Request;
 
-    /// Who should hold it: whom the first round asks.
-    fn homes(ranking: &Ranking<'_>, redundancy: Redundancy) -> Vec<NodeId>;
+    fn homes(ranking: &Ranking<'_>, redundancy: Redundancy) -> Self::Homes;
+
+    /// Whom the first round asks.
+    fn nodes(homes: &Self::Homes) -> &[NodeId];
 }
 
 impl Subject for ExtentId {
+    type Homes = Option<Assignment>;
+
     fn question(extents: Vec<Self>) -> Request {
         Request::Survey { extents, objects: Vec::new() }
     }
 
-    fn homes(ranking: &Ranking<'_>, redundancy: Redundancy) -> Vec<NodeId> {
-        ranking.assign(redundancy).map_or(Vec::new(), |homes| homes.holders().to_vec())
+    fn homes(ranking: &Ranking<'_>, redundancy: Redundancy) -> Option<Assignment> {
+        ranking.assign(redundancy)
+    }
+
+    fn nodes(homes: &Option<Assignment>) -> &[NodeId] {
+        homes.as_ref().map_or(&[], Assignment::holders)
     }
 }
 
 impl Subject for ObjectId {
+    type Homes = Vec<NodeId>;
+
     fn question(objects: Vec<Self>) -> Request {
         Request::Survey { extents: Vec::new(), objects }
     }
 
     fn homes(ranking: &Ranking<'_>, redundancy: Redundancy) -> Vec<NodeId> {
         ranking.manifest_holders(redundancy)
+    }
+
+    fn nodes(homes: &Vec<NodeId>) -> &[NodeId] {
+        homes
     }
 }
 
@@ -130,13 +169,15 @@ pub(super) async fn survey_extents(
     view: &View,
     entries: &[Entry<ExtentId>],
 ) -> Found<ExtentPlan> {
-    let decide = |entry: &Entry<ExtentId>, answers: &Answers| {
-        plan_extent(&entry.key, entry.redundancy, view, answers, engine.peers.local())
+    let decide = |entry: &Entry<ExtentId>, homes: &Option<Assignment>, answers: &Answers| {
+        plan_extent(&entry.key, homes.as_ref()?, entry.redundancy, view, answers, engine.peers.local())
     };
-    let is_settled = |plan: &Option<ExtentPlan>| {
-        plan.as_ref().is_some_and(|plan| plan.is_whole() && plan.moves.is_empty() && plan.surplus.is_empty())
+    let whom = |plan: &Option<ExtentPlan>| match plan {
+        Some(plan) if plan.is_whole() && plan.moves.is_empty() && plan.surplus.is_empty() => Whom::Homes,
+        Some(plan) if plan.is_found() => Whom::Near,
+        _ => Whom::All,
     };
-    survey(engine, view, entries, decide, is_settled).await
+    survey(engine, view, entries, decide, whom).await
 }
 
 /// Asks about manifests and decides what is to be done for each.
@@ -145,59 +186,88 @@ pub(super) async fn survey_manifests(
     view: &View,
     entries: &[Entry<ObjectId>],
 ) -> Found<ManifestPlan> {
-    let decide = |entry: &Entry<ObjectId>, answers: &Answers| {
-        plan_manifest(&entry.key, entry.redundancy, view, answers, engine.peers.local())
+    let decide = |entry: &Entry<ObjectId>, homes: &Vec<NodeId>, answers: &Answers| {
+        Some(plan_manifest(&entry.key, homes, entry.redundancy, view, answers, engine.peers.local()))
     };
-    let is_settled = |plan: &Option<ManifestPlan>| {
-        plan.as_ref().is_some_and(|plan| plan.lacking.is_empty() && !plan.is_surplus)
+    let whom = |plan: &Option<ManifestPlan>| {
+        let is_settled = plan.as_ref().is_some_and(|plan| plan.lacking.is_empty() && !plan.is_surplus);
+        if is_settled { Whom::Homes } else { Whom::Near }
     };
-    survey(engine, view, entries, decide, is_settled).await
+    survey(engine, view, entries, decide, whom).await
 }
 
-/// Asks the holders that the ranking names, and about what is not as it should be all others as well: only what
-/// nobody has is lost.
+/// Asks the holders that the ranking names; about what is not as it should be those that come next in the ranking,
+/// where shards are that could not be where they should; and about what is lost all others, for only what nobody has
+/// is lost.
 async fn survey<I: Subject, P>(
     engine: &Engine,
     view: &View,
     entries: &[Entry<I>],
-    decide: impl Fn(&Entry<I>, &Answers) -> Option<P>,
-    is_settled: impl Fn(&Option<P>) -> bool,
+    decide: impl Fn(&Entry<I>, &I::Homes, &Answers) -> Option<P>,
+    whom: impl Fn(&Option<P>) -> Whom,
 ) -> Found<P> {
     let mut answers: Vec<Answers> = vec![Answers::new(); entries.len()];
-    let mut questions: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
-    for (number, entry) in entries.iter().enumerate() {
-        let homes = I::homes(&rank(&entry.key, &view.members), entry.redundancy);
-        for node in homes
-            .into_iter()
-            .chain(view.leaving.iter().copied())
-            .chain([engine.peers.local()])
-            .collect::<BTreeSet<_>>()
-        {
-            questions.entry(node).or_default().push(number);
+    let homes = |entry: &Entry<I>| I::homes(&rank(&entry.key, &view.members), entry.redundancy);
+    let homes: Vec<I::Homes> = entries.iter().map(homes).collect();
+    let mut found: Found<P> = entries.iter().map(|_| None).collect();
+    let mut open: BTreeMap<usize, Whom> = (0..entries.len()).map(|number| (number, Whom::Homes)).collect();
+    while !open.is_empty() {
+        let mut questions: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
+        for (number, whom) in &open {
+            let (Some(entry), Some(homes), Some(asked)) =
+                (entries.get(*number), homes.get(*number), answers.get(*number))
+            else {
+                continue;
+            };
+            for node in nodes_of(*whom, entry, I::nodes(homes), view, engine.peers.local()) {
+                if !asked.contains_key(&node) {
+                    questions.entry(node).or_default().push(*number);
+                }
+            }
         }
-    }
-    ask(engine, entries, questions, &mut answers).await;
-    let mut found: Found<P> =
-        entries.iter().zip(&answers).map(|(entry, answers)| decide(entry, answers)).collect();
-    let mut questions: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
-    for (number, (_, asked)) in
-        found.iter().zip(&answers).enumerate().filter(|(_, (plan, _))| !is_settled(plan))
-    {
-        for node in view.nodes().filter(|node| !asked.contains_key(node)) {
-            questions.entry(node).or_default().push(number);
+        ask(engine, entries, questions, &mut answers).await;
+        let mut left = BTreeMap::new();
+        for (number, asked) in open {
+            let (Some(entry), Some(homes), Some(answers), Some(plan)) =
+                (entries.get(number), homes.get(number), answers.get(number), found.get_mut(number))
+            else {
+                continue;
+            };
+            *plan = decide(entry, homes, answers);
+            let next = whom(plan);
+            if next > asked {
+                left.insert(number, next);
+            }
         }
-    }
-    let again: BTreeSet<usize> = questions.values().flatten().copied().collect();
-    ask(engine, entries, questions, &mut answers).await;
-    for number in again {
-        let (Some(entry), Some(answers), Some(plan)) =
-            (entries.get(number), answers.get(number), found.get_mut(number))
-        else {
-            continue;
-        };
-        *plan = decide(entry, answers);
+        open = left;
     }
     found
+}
+
+/// Whom a survey asks about one thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Whom {
+    Homes,
+    Near,
+    All,
+}
+
+fn nodes_of<I>(
+    whom: Whom,
+    entry: &Entry<I>,
+    homes: &[NodeId],
+    view: &View,
+    local: NodeId,
+) -> BTreeSet<NodeId> {
+    let leaving = view.leaving.iter().copied();
+    match whom {
+        Whom::Homes => homes.iter().copied().chain(leaving).chain([local]).collect(),
+        Whom::Near => {
+            let ranking = rank(&entry.key, &view.members);
+            ranking.nodes().take(reach(entry.redundancy)).chain(leaving).collect()
+        }
+        Whom::All => view.nodes().collect(),
+    }
 }
 
 /// Puts each node's questions to it and notes what it says, or that it says nothing.

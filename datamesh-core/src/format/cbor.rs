@@ -45,7 +45,8 @@ impl Writer {
 
     /// Writes names as one byte string.
     pub(super) fn names<'a, const N: usize>(&mut self, key: u64, names: impl Iterator<Item = &'a [u8; N]>) {
-        let joined: Vec<u8> = names.flatten().copied().collect();
+        let mut joined = Vec::with_capacity(names.size_hint().0 * N);
+        names.for_each(|name| joined.extend_from_slice(name));
         self.bytes(key, &joined);
     }
 

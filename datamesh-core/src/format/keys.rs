@@ -20,6 +20,7 @@ pub(super) mod context {
     pub(crate) const KEY_COMMITMENT: &str = "datamesh 2026-11 v1 key commitment";
     pub(crate) const PLACEMENT_KEY: &str = "datamesh 2026-11 v1 placement key";
     pub(crate) const NETWORK_NAME: &str = "datamesh 2026-11 v1 network name";
+    pub(crate) const INVITATION: &str = "datamesh 2026-11 v1 invitation";
     pub(crate) const TEXT_CHECKSUM: &str = "datamesh 2026-11 v1 text checksum";
 }
 

@@ -4,12 +4,15 @@
 //! version; decoders check lengths and counts against limits before they allocate, and never recurse on
 //! remote data. The bytes are specified in `docs/format.md` and `docs/protocol.md`.
 
+mod admission;
+mod announcement;
 mod capability;
 mod cbor;
 mod header;
 mod keys;
 mod layout;
 mod manifest;
+mod mesh_keys;
 mod message;
 mod proof;
 mod record;
@@ -18,6 +21,11 @@ mod text;
 mod ticket;
 mod work;
 
+pub use admission::{
+    AdmissionKey, AdmissionKeys, Certificate, Epoch, MAX_ADMISSION_KEYS, MAX_CERTIFICATE_LEN, MAX_EPOCH_LEN,
+    MAX_REVOKED, SignedCertificate, SignedEpoch,
+};
+pub use announcement::{Announcement, AnnouncementKey, ListensOn, MAX_ANNOUNCED};
 pub use capability::{Access, Capability};
 pub use header::{Header, MAX_INLINE_LEN, MAX_METADATA_ENTRIES, MAX_METADATA_LEN};
 pub use keys::{KeyCommitment, ObjectKeys, OwnerSecret, ReadKey, RemovalHash, RemovalSecret, Salt};
@@ -25,6 +33,7 @@ pub use layout::{
     Layout, MAX_LAYOUT_LEN, MAX_SEGMENTS_OF_EXTENT, PlacementKey, segments_per_extent, shard_len,
 };
 pub use manifest::{Extents, MAX_EXTENTS, MAX_MANIFEST_LEN, Manifest, ManifestPublic, segment_count};
+pub use mesh_keys::{MAX_MESH_KEYS_LEN, MeshKeys, PreviousKey};
 pub use message::{
     MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, MAX_RECORDS_OF_MESSAGE, MAX_REFUSAL_TEXT_LEN, MAX_REMOVALS,
     MAX_SURVEYED, Possession, Refusal, Removed, Reply, Request,
@@ -32,7 +41,7 @@ pub use message::{
 pub use proof::{ProofNonce, picked_chunk, prove, proved};
 pub use record::{MAX_ADDRESSES, MAX_RECORD_LEN, MAX_ZONE_LEN, NodeRecord, SignedRecord, Zone};
 pub use stored::{StoredExtent, StoredManifest, Tombstone};
-pub use ticket::{MAX_TICKET_ADDRESSES, MeshKey, Ticket};
+pub use ticket::{Entry, Invitation, InvitationSecret, MAX_TICKET_ADDRESSES, MeshKey, Ticket};
 pub use work::{Hours, RemovalsOf, ScrubCursor, ScrubStage, StoreName, UnnamedFor, Work};
 
 /// The version that every format of this build writes, and the only one that it reads.

@@ -1,7 +1,7 @@
 //! Proofs that a shard is held: one chunk of it, which chance picks, and what joins the chunk to the shard's name.
 //!
-//! A shard's name is the root of a BLAKE3 tree over chunks of 1 KiB, so a chunk and the hashes beside its path up to the
-//! root show that it is that part of that shard. Nobody needs the shard to check this.
+//! A shard's name is the root of a BLAKE3 tree over chunks of 1 KiB, so a chunk and the hashes beside its path up to
+//! the root show that it is that part of that shard. Nobody needs the shard to check this.
 
 use blake3::hazmat::{
     ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::SignedCertificate;
 use crate::format::cbor::{Reader, Unknown, Writer};
 use crate::id::NodeId;
 use crate::ports::{Address, CryptoSuite, Identity, SIGNATURE_LEN, Signature};
@@ -79,6 +80,9 @@ pub struct NodeRecord {
     pub capacity: u64,
     /// Grows with every change, so that the newest record wins.
     pub sequence: u64,
+    /// What an admission key says of it; needed where the mesh has admission keys. Its zone and capacity overrule
+    /// those above.
+    pub certificate: Option<SignedCertificate>,
 }
 
 impl NodeRecord {
@@ -100,6 +104,19 @@ impl NodeRecord {
         Ok(SignedRecord::new(self, &bytes, &signature))
     }
 
+    /// The zone that counts.
+    pub fn zone_granted(&self) -> &Zone {
+        let granted =
+            self.certificate.as_ref().and_then(|certificate| certificate.certificate().zone.as_ref());
+        granted.unwrap_or(&self.zone)
+    }
+
+    /// The capacity that counts: what the node offers, and no more than it was granted.
+    pub fn capacity_granted(&self) -> u64 {
+        let granted = self.certificate.as_ref().map(|certificate| certificate.certificate().capacity);
+        granted.map_or(self.capacity, |granted| granted.min(self.capacity))
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::with_capacity(256);
         writer.bytes(1, self.node.as_bytes());
@@ -107,10 +124,13 @@ impl NodeRecord {
         writer.text(3, self.zone.as_str());
         writer.uint(4, self.capacity);
         writer.uint(5, self.sequence);
+        if let Some(certificate) = &self.certificate {
+            writer.bytes(6, &certificate.encode());
+        }
         writer.finish()
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self> {
+    fn decode(bytes: &[u8], suite: &dyn CryptoSuite) -> Result<Self> {
         let mut reader = Reader::open(bytes, MAX_RECORD_LEN, WHAT, ErrorKind::Corrupt, Unknown::Refuse)?;
         let record = Self {
             node: NodeId::from_bytes(reader.array(1, "node id")?),
@@ -121,6 +141,11 @@ impl NodeRecord {
             },
             capacity: reader.uint(4, "capacity")?,
             sequence: reader.uint(5, "sequence")?,
+            certificate: if reader.has(6)? {
+                Some(SignedCertificate::decode(reader.bytes(6, "certificate")?, suite)?)
+            } else {
+                None
+            },
         };
         reader.finish()?;
         Ok(record)
@@ -180,7 +205,7 @@ impl SignedRecord {
         let signed = reader.bytes(1, "record")?;
         let signature: Signature = reader.array(2, "signature")?;
         reader.finish()?;
-        let record = NodeRecord::decode(signed)?;
+        let record = NodeRecord::decode(signed, suite)?;
         if !suite.verify(&record.node, &signed_message(signed), &signature) {
             return Err(Error::new(ErrorKind::AccessDenied, "a node record has a bad signature")
                 .with_node(record.node));

@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use crate::care::CareOptions;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{DEFAULT_SEGMENT_LEN, MeshKey, SEGMENT_LEN_RANGE, Zone};
+use crate::format::{
+    AdmissionKey, DEFAULT_SEGMENT_LEN, MAX_ADMISSION_KEYS, MeshKey, SEGMENT_LEN_RANGE, SignedCertificate,
+    Zone,
+};
 use crate::mesh::{Core, Mesh, Parts};
 use crate::ports::{
     Address, CryptoSuite, DynStorage, DynTransport, ErasureCode, Files, Identity, Redundancy, Runtime,
 };
+use crate::ring::KeyRing;
 
 /// Bounds on what a mesh takes for itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,11 +26,23 @@ pub struct Limits {
     pub staged_bytes: u64,
     /// The longest object that `get` returns as one `Bytes`. 1 GiB by default.
     pub get_bytes: u64,
+    /// Requests of one peer in a second that cost it nothing and this node much: records of members, epochs and proofs.
+    /// More are refused as `Busy`. 50 by default.
+    pub control_per_second: u32,
+    /// How many of them a peer may send at once after a pause. 200 by default.
+    pub control_burst: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory_bytes: 64 << 20, inbound_requests: 256, staged_bytes: 1 << 30, get_bytes: 1 << 30 }
+        Self {
+            memory_bytes: 64 << 20,
+            inbound_requests: 256,
+            staged_bytes: 1 << 30,
+            get_bytes: 1 << 30,
+            control_per_second: 50,
+            control_burst: 200,
+        }
     }
 }
 
@@ -49,6 +65,13 @@ impl Limits {
     #[must_use]
     pub fn with_staged_bytes(mut self, bytes: u64) -> Self {
         self.staged_bytes = bytes;
+        self
+    }
+
+    /// Sets how many requests that cost it nothing a peer may send in a second, and how many at once after a pause.
+    #[must_use]
+    pub fn with_control_rate(mut self, per_second: u32, burst: u32) -> Self {
+        (self.control_per_second, self.control_burst) = (per_second, burst);
         self
     }
 
@@ -77,8 +100,10 @@ pub struct MeshBuilder {
     identity: Option<Arc<dyn Identity>>,
     files: Option<Arc<dyn Files>>,
     transports: Vec<Arc<dyn DynTransport>>,
-    mesh_key: Option<MeshKey>,
+    keys: Option<KeyRing>,
     bootstrap: Vec<Address>,
+    admission: Vec<AdmissionKey>,
+    certificate: Option<SignedCertificate>,
     redundancy: Redundancy,
     segment_bytes: Option<u32>,
     zone: Zone,
@@ -130,15 +155,36 @@ impl MeshBuilder {
         self
     }
 
-    /// The mesh key, for [`Mesh::ticket`]; the transports have it from elsewhere.
-    pub fn mesh_key(mut self, key: MeshKey) -> Self {
-        self.mesh_key = Some(key);
+    /// The first key of the mesh, for [`Mesh::ticket`]; the transports have it from elsewhere. Where they are to
+    /// follow when it changes, share a [`key_ring`](Self::key_ring) with them.
+    pub fn mesh_key(self, key: MeshKey) -> Self {
+        self.key_ring(KeyRing::of(key))
+    }
+
+    /// The keys of the mesh, which this node and its transports share.
+    pub fn key_ring(mut self, keys: KeyRing) -> Self {
+        self.keys = Some(keys);
         self
     }
 
     /// Addresses of members to reach at open; one at least must answer, unless members are known from before.
     pub fn bootstrap(mut self, addresses: impl IntoIterator<Item = Address>) -> Self {
         self.bootstrap.extend(addresses);
+        self
+    }
+
+    /// By whom nodes that hold data must be admitted: at most eight keys, the same on all nodes. None by default, and
+    /// those that are kept from the last time. [`Admission`](crate::Admission) issues the certificates.
+    pub fn admission(mut self, keys: impl IntoIterator<Item = AdmissionKey>) -> Self {
+        self.admission.extend(keys);
+        self.admission.sort_unstable();
+        self.admission.dedup();
+        self
+    }
+
+    /// What admits this node. It is kept, so it need be given only once.
+    pub fn certificate(mut self, certificate: SignedCertificate) -> Self {
+        self.certificate = Some(certificate);
         self
     }
 
@@ -218,8 +264,10 @@ impl MeshBuilder {
                     identity,
                     files: self.files,
                     transports: self.transports,
-                    mesh_key: self.mesh_key,
+                    keys: self.keys,
                     bootstrap: self.bootstrap,
+                    admission: self.admission,
+                    certificate: self.certificate,
                     redundancy: self.redundancy,
                     segment_len,
                     zone: self.zone,
@@ -256,8 +304,14 @@ impl MeshBuilder {
         if self.capacity.is_some_and(|capacity| keeps_nothing(capacity, &self.transports)) {
             problems.push(NO_HOLDER.to_owned());
         }
-        if self.limits.memory_bytes == 0 || self.limits.inbound_requests == 0 {
+        let control = self.limits.control_per_second.min(self.limits.control_burst);
+        if self.limits.memory_bytes == 0 || self.limits.inbound_requests == 0 || control == 0 {
             problems.push("a limit of 0 lets nothing through".to_owned());
+        }
+        if self.admission.len() > MAX_ADMISSION_KEYS {
+            let count = self.admission.len();
+            problems
+                .push(format!("a mesh has at most {MAX_ADMISSION_KEYS} admission keys, {count} were given"));
         }
         problems.extend(self.care.problems());
         let local = self.identity.as_ref().map(|identity| identity.node_id());

@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::{self, BoxFuture};
+use futures::future;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{NodeRecord, Reply, Request, SignedRecord, Zone};
+use crate::format::{NodeRecord, Reply, Request, SignedCertificate, SignedRecord, Zone};
 use crate::id::NodeId;
 use crate::mesh::Core;
 use crate::object::ASK_LIMIT;
 use crate::observe::Event;
 use crate::placement::Merge;
-use crate::ports::{Address, Batch, Table, TransportEvent};
+use crate::ports::{Address, Batch, Table, TransportEvent, Way};
 
 /// How often a node compares notes with one other, on average.
 const GOSSIP_INTERVAL: Duration = Duration::from_secs(10);
@@ -23,12 +23,13 @@ const GOSSIP_INTERVAL: Duration = Duration::from_secs(10);
 /// Records in one message: a page of them stays under the limits of a message's head.
 const RECORDS_OF_MESSAGE: usize = 128;
 
-/// Records in the first exchange over a new connection, in a mesh of more than [`RECORDS_OF_MESSAGE`]: a node that comes
-/// up has one with each member, and all of them together tell of every member many times.
+/// Records in the first exchange over a new connection, in a mesh of more than [`RECORDS_OF_MESSAGE`]: a node that
+/// comes up has one with each member, and all of them together tell of every member many times.
 const RECORDS_OF_GREETING: usize = 32;
 
-/// Peers that hear of a change at once; the others hear of it from these or by gossip.
-const TELL_AT_ONCE: usize = 32;
+/// Peers that hear of a change at once. Each of them tells as many others in turn, so that of a thousand all but one in
+/// three thousand, e^-8, hear of it in a few rounds; the rest by gossip.
+const TELL_AT_ONCE: usize = 8;
 
 /// How long a node that joins waits for connections to the members that it has just learned of.
 const SETTLE_LIMIT: Duration = Duration::from_secs(3);
@@ -47,11 +48,14 @@ pub(super) struct OwnRecord {
     /// Whether this node is leaving and offers nothing any more.
     leaving: AtomicBool,
     current: Mutex<Option<SignedRecord>>,
+    /// What admits this node, where the mesh asks for it.
+    pub(super) certificate: Mutex<Option<SignedCertificate>>,
 }
 
 impl OwnRecord {
     pub(super) fn new(zone: Zone, capacity: u64) -> Self {
-        Self { zone, capacity, leaving: AtomicBool::new(false), current: Mutex::new(None) }
+        let (current, certificate) = (Mutex::new(None), Mutex::new(None));
+        Self { zone, capacity, leaving: AtomicBool::new(false), current, certificate }
     }
 
     /// The sequence of the record that was signed last.
@@ -111,8 +115,10 @@ impl Core {
         let local = self.engine.peers.local();
         let kept = self.engine.peers.record(&local);
         let kept_record = kept.as_ref().map(SignedRecord::record);
+        let certificate = self.own.certificate.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let same = |record: &NodeRecord| {
             record.addresses == addresses
+                && record.certificate == certificate
                 && record.zone == self.own.zone
                 && record.capacity == self.own.offered()
         };
@@ -127,6 +133,7 @@ impl Core {
                     zone: self.own.zone.clone(),
                     capacity: self.own.offered(),
                     sequence,
+                    certificate,
                 };
                 record.sign(&*self.identity)?
             }
@@ -157,12 +164,7 @@ impl Core {
             batch = batch.put(Table::Members, node.as_bytes().to_vec(), record.encode());
             self.engine.events.emit(Event::Member(node));
         }
-        let kept = self.node.storage().commit(batch).await;
-        // They count already, also where a full disk does not keep them.
-        if !self.is_own_record_current() {
-            self.renew_later()?;
-        }
-        kept?;
+        self.node.storage().commit(batch).await?;
         let core = Arc::clone(self);
         self.tasks.start(async move { core.tell(&changed).await })
     }
@@ -173,26 +175,26 @@ impl Core {
         known.is_none_or(|known| self.own.is_current(&known))
     }
 
-    /// Signs a record that takes the place of one that this node has forgotten: it lost its disk, and its clock is
-    /// behind the one that it had then.
-    fn renew_later(self: &Arc<Self>) -> Result<()> {
-        let core = Arc::clone(self);
-        // Boxed, because renewing takes records in turn: the type would hold itself.
-        let renew: BoxFuture<'static, ()> = Box::pin(async move {
-            if let Err(error) = core.renew_own_record(core.listen_addresses()).await {
-                tracing::warn!(%error, "this node's record could not be renewed");
-            }
-        });
-        self.tasks.start(renew)
+    /// Some connected peers, random ones: as many as hear of a change at once.
+    pub(super) fn some_connected(&self) -> Vec<NodeId> {
+        self.some_of(self.connected())
     }
 
-    /// Tells connected peers of records that are new here.
+    /// As many of these, random ones, as hear of a change at once.
+    pub(super) fn some_of(&self, mut nodes: Vec<NodeId>) -> Vec<NodeId> {
+        if nodes.len() > TELL_AT_ONCE {
+            let draw: u64 = self.engine.runtime.random().map_or(0, u64::from_le_bytes);
+            let start = draw.checked_rem(nodes.len() as u64).unwrap_or(0);
+            nodes.rotate_left(usize::try_from(start).unwrap_or(0));
+            nodes.truncate(TELL_AT_ONCE);
+        }
+        nodes
+    }
+
+    /// Tells some connected peers, random ones, of records that are new here.
     async fn tell(&self, records: &[SignedRecord]) {
-        let local = self.engine.peers.local();
-        let connected = self.connected();
-        let others = connected.into_iter().filter(|node| *node != local).take(TELL_AT_ONCE);
         let encoded: Vec<Bytes> = records.iter().map(SignedRecord::encode).take(RECORDS_OF_MESSAGE).collect();
-        let calls = others.map(|node| {
+        let calls = self.some_connected().into_iter().map(|node| {
             let request = Request::Members { records: encoded.clone() };
             self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT)
         });
@@ -206,6 +208,8 @@ impl Core {
             self.engine.peers.transports().iter().flat_map(|transport| transport.connected()).collect();
         nodes.sort_unstable();
         nodes.dedup();
+        // Who was revoked learns nothing any more.
+        nodes.retain(|node| !self.engine.peers.is_revoked(node));
         nodes
     }
 
@@ -253,40 +257,59 @@ impl Core {
     }
 
     async fn exchange_up_to(self: &Arc<Self>, most: usize, node: NodeId) -> Result<()> {
+        if self.engine.peers.is_revoked(&node) {
+            return Err(
+                Error::new(ErrorKind::AccessDenied, "the node was revoked; ask another").with_node(node)
+            );
+        }
+        // First who is not admitted any more, so that none of them is taken in.
+        self.exchange_epoch(node).await?;
         let request = Request::Members { records: self.page_of_records(most) };
         match self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT).await? {
-            (Reply::Members { records }, _) => self.take_records(self.read_records(&records)?).await,
-            (other, _) => Err(crate::peers::unexpected(&other, node)),
+            (Reply::Members { records }, _) => self.take_records(self.read_records(&records)?).await?,
+            (other, _) => return Err(crate::peers::unexpected(&other, node)),
         }
+        // Now each knows whether the other is admitted, and may know the keys.
+        self.exchange_keys(node).await
     }
 
     /// Reaches one of these addresses at least, and learns the members from it.
     ///
     /// # Errors
-    /// The last address's own error when none can be reached.
+    /// The own error of an address when none can be reached: of one that leads over the network, where the ticket names
+    /// any; what those say that lead no further than this machine would hide it.
     pub(super) async fn bootstrap(self: &Arc<Self>, addresses: &[Address]) -> Result<()> {
         let mut dials: FuturesUnordered<_> = addresses
             .iter()
-            .map(|address| async move { self.exchange(self.dial(address).await?).await })
+            .map(|address| async move {
+                let joined = async { self.exchange(self.dial(address).await?).await };
+                (self.way_of(address), joined.await)
+            })
             .collect();
-        let mut failed =
-            Error::new(ErrorKind::InvalidInput, "the ticket names no address; ask for a new one");
+        let nothing = Error::new(ErrorKind::InvalidInput, "the ticket names no address; ask for a new one");
+        let mut failed = (None, nothing);
         let mut reached = false;
         // The first that answers names the others; a silent address holds nobody up.
-        while let Some(joined) = dials.next().await {
+        while let Some((way, joined)) = dials.next().await {
             match joined {
                 Ok(()) => {
                     reached = true;
                     break;
                 }
-                Err(error) => failed = error,
+                Err(error) if way >= failed.0 => failed = (way, error),
+                Err(_) => {}
             }
         }
         if !reached {
-            return Err(failed.with_operation("join"));
+            return Err(failed.1.with_operation("join"));
         }
         self.settle().await;
         Ok(())
+    }
+
+    /// By what kind of way an address leads to its node, where any transport can read it.
+    fn way_of(&self, address: &Address) -> Option<Way> {
+        self.engine.peers.transports().iter().find_map(|transport| transport.way_of(address))
     }
 
     async fn dial(&self, address: &Address) -> Result<NodeId> {
@@ -325,16 +348,16 @@ impl Core {
     /// Compares notes with a random connected peer, again and again.
     pub(super) async fn gossip(self: Arc<Self>) {
         loop {
-            let draw: u64 = self.engine.runtime.random().map_or(0, u64::from_le_bytes);
-            let jitter = Duration::from_millis(draw % 5_000);
-            self.engine.runtime.sleep(GOSSIP_INTERVAL / 2 + jitter * 2).await;
-            // A renewal may have been cut short.
+            self.engine.runtime.sleep_about(GOSSIP_INTERVAL).await;
+            self.expel();
+            // A node that lost its disk hears of a record that it has forgotten, and whose clock was ahead of its own.
             if !self.is_own_record_current()
                 && let Err(error) = self.renew_own_record(self.listen_addresses()).await
             {
                 tracing::warn!(%error, "this node's record could not be renewed");
             }
             let connected = self.connected();
+            let draw: u64 = self.engine.runtime.random().map_or(0, u64::from_le_bytes);
             let pick = usize::try_from(draw >> 32).unwrap_or(0) % connected.len().max(1);
             if let Some(node) = connected.get(pick)
                 && let Err(error) = self.exchange(*node).await
@@ -369,8 +392,8 @@ impl Core {
     fn on_connected(self: &Arc<Self>, number: usize, node: NodeId) {
         self.engine.peers.connected(number, node);
         self.engine.events.emit(Event::NodeUp(node));
-        // A member may have lost what it held. Clients hold nothing, and may come and go often; who becomes a member now is
-        // noticed when its record is taken in.
+        // A member may have lost what it held. Clients hold nothing, and may come and go often; who becomes a member
+        // now is noticed when its record is taken in.
         if self.engine.peers.is_member(&node) {
             self.care.wake();
         }

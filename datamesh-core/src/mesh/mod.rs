@@ -1,8 +1,12 @@
 //! The handle: what a program does with a mesh.
 
+mod admission;
 mod builder;
 mod drain;
+mod keys;
 mod membership;
+mod probe;
+mod rate;
 mod requests;
 mod serve;
 mod tasks;
@@ -19,13 +23,14 @@ use futures::channel::oneshot;
 use crate::care::scrub::Scrub;
 use crate::care::{Care, CareOptions, CareStatus};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Capability, MeshKey, Ticket, Zone};
+use crate::format::{AdmissionKey, Capability, Entry, SignedCertificate, Ticket, Zone};
 use crate::gate::Gate;
 use crate::id::{NodeId, ShardId};
 use crate::node::{Node, NodeEvent, NodeOptions};
 use crate::object::budget::ByteBudget;
 use crate::object::buffer::BufferPool;
-use crate::object::{Engine, Source};
+use crate::object::flow::Flow;
+use crate::object::{Engine, Source, segments_of};
 use crate::observe::{Counters, Event, EventHub, Events, Metrics, count};
 use crate::peers::{NodeStatus, Peers, closed};
 use crate::placement::Plan;
@@ -34,14 +39,17 @@ use crate::ports::{
     Address, Capacity, CryptoSuite, DynStorage, DynTransport, ErasureCode, Files, Identity, Redundancy,
     Runtime,
 };
+use crate::ring::KeyRing;
 
 pub use builder::{Limits, MeshBuilder};
 pub use drain::Drain;
+pub use probe::Bandwidth;
 pub use requests::{
     Explain, Get, GetToPath, HealthCheck, OpenReader, OpenStream, Put, Remove, Repair, StatRequest,
 };
 
 use membership::OwnRecord;
+use rate::Rates;
 use tasks::Tasks;
 
 /// For how long `shutdown` lets requests of peers finish.
@@ -71,12 +79,15 @@ pub(crate) struct Core {
     node: Arc<Node>,
     identity: Arc<dyn Identity>,
     own: OwnRecord,
-    mesh_key: Option<MeshKey>,
+    keys: Option<KeyRing>,
+    /// Passed by one change of the keys at a time.
+    changing_keys: Gate,
     limits: Limits,
     care: Arc<Care>,
     tasks: Tasks,
     inbound: Arc<async_lock::Semaphore>,
     inbound_now: AtomicUsize,
+    rates: Rates,
     /// Passed by one shutdown at a time.
     closing: Gate,
     closed: AtomicBool,
@@ -91,8 +102,10 @@ struct Parts {
     identity: Arc<dyn Identity>,
     files: Option<Arc<dyn Files>>,
     transports: Vec<Arc<dyn DynTransport>>,
-    mesh_key: Option<MeshKey>,
+    keys: Option<KeyRing>,
     bootstrap: Vec<Address>,
+    admission: Vec<AdmissionKey>,
+    certificate: Option<SignedCertificate>,
     redundancy: Redundancy,
     segment_len: u32,
     zone: Zone,
@@ -222,14 +235,15 @@ impl Mesh {
         self.core().listen_addresses()
     }
 
-    /// What a new node needs to join: the mesh key and addresses, this node's own first. Keep it secret.
+    /// What a new node needs to join: the mesh key as it is now and addresses, this node's own first. Keep it secret.
+    /// [`Ticket::until`] makes an invitation of it, which ends.
     ///
     /// # Errors
     /// `InvalidInput` for a mesh that has no mesh key or knows no address that anybody listens on.
     pub fn ticket(&self) -> Result<Ticket> {
         let core = self.core();
         let refuse = |text| Err(Error::new(ErrorKind::InvalidInput, text).with_operation("ticket"));
-        let Some(mesh_key) = core.mesh_key.clone() else {
+        let Some(ring) = &core.keys else {
             return refuse("this mesh has no mesh key; give one to its builder");
         };
         let mut addresses = core.listen_addresses();
@@ -243,7 +257,8 @@ impl Mesh {
         if addresses.is_empty() {
             return refuse("nobody listens on this mesh; open it with an address to listen on");
         }
-        Ok(Ticket { mesh_key, addresses })
+        let entry = Entry::Key(ring.keys().without_previous());
+        Ok(Ticket { entry, addresses, admission: self.admission_keys() })
     }
 
     /// Waits until this many members that hold data are connected, this node among them.
@@ -277,8 +292,13 @@ impl Mesh {
         metrics.budget_in_use = budget.in_use() as u64;
         metrics.budget_limit = budget.limit() as u64;
         metrics.connected_peers = core.connected().len() as u64;
+        metrics.key_generation = core.keys.as_ref().map_or(0, |ring| ring.keys().generation);
         metrics.inbound_now = core.inbound_now.load(Ordering::Relaxed) as u64;
         metrics.margins = core.care.status().margins;
+        metrics.ways = core.engine.peers.way_totals();
+        let (puts, gets) = (&core.engine.puts, &core.engine.gets);
+        (metrics.put_window, metrics.put_goodput) = (puts.window() as u64, puts.goodput());
+        (metrics.get_window, metrics.get_goodput) = (gets.window() as u64, gets.goodput());
         metrics
     }
 
@@ -353,6 +373,10 @@ impl Core {
         );
         let code = Arc::clone(&parts.code);
         parts.runtime.compute(move || code.warm_up()).await?;
+        let threads = parts.runtime.parallelism().max(1);
+        let (plain, memory) = (parts.segment_len as usize, parts.limits.memory_bytes);
+        let coded = plain.div_ceil(parts.redundancy.data()) * parts.redundancy.total();
+        let flow = |bytes| Flow::new(threads, segments_of(memory, bytes), plain as u64);
         let engine = Engine {
             peers: Arc::new(peers),
             code: parts.code,
@@ -361,7 +385,10 @@ impl Core {
             redundancy: parts.redundancy,
             segment_len: parts.segment_len,
             put_limit: parts.care.put_limit(),
-            budget: ByteBudget::new(parts.limits.memory_bytes),
+            budget: ByteBudget::new(memory),
+            puts: flow(coded),
+            // The shards, and the plaintext made of them.
+            gets: flow(2 * plain),
             buffers: BufferPool::default(),
             events,
             counters,
@@ -374,16 +401,20 @@ impl Core {
             node,
             identity: parts.identity,
             own: OwnRecord::new(parts.zone, parts.capacity),
-            mesh_key: parts.mesh_key,
+            keys: parts.keys,
+            changing_keys: Gate::default(),
             tasks: Tasks::new(&parts.runtime),
             inbound: Arc::new(async_lock::Semaphore::new(parts.limits.inbound_requests)),
             inbound_now: AtomicUsize::new(0),
+            rates: Rates::new(parts.limits.control_per_second, parts.limits.control_burst),
             closing: Gate::default(),
             closed: AtomicBool::new(false),
             limits: parts.limits,
         });
         // From here on, a failure drops the handle, which closes everything.
         let mesh = Mesh(Arc::new(Handle(Arc::clone(&core))));
+        core.load_keys().await?;
+        core.load_admission(parts.admission, parts.certificate).await?;
         core.begin(&parts.bootstrap, rotten).await?;
         Ok(mesh)
     }

@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use crate::format::{Refusal, Reply, Request};
+use crate::id::NodeId;
 use crate::mesh::Core;
+use crate::mesh::rate::is_rated;
 use crate::observe::count;
 use crate::planted::{Bug, is_active};
 use crate::ports::{Inbound, Message};
@@ -38,6 +40,20 @@ impl Core {
         let Inbound { from, message, reply } = inbound;
         self.engine.peers.heard(from);
         let (answer, body) = match Request::decode(&message.head) {
+            _ if self.engine.peers.is_revoked(&from) => {
+                let text = "this node was revoked; ask who admits nodes to the mesh".to_owned();
+                (Reply::Failed { refusal: Refusal::Denied, text }, Bytes::new())
+            }
+            Ok(request) if is_rated(&request) && !self.is_within_rate(from) => {
+                let (rate, burst) = (self.limits.control_per_second, self.limits.control_burst);
+                let text =
+                    format!("more than {rate} such requests in a second after {burst} at once; ask later");
+                (Reply::Failed { refusal: Refusal::Busy, text }, Bytes::new())
+            }
+            Ok(Request::Epoch { number }) => self.answer_epoch(number, message.body).await,
+            Ok(Request::Keys { generation, name }) => {
+                self.answer_keys(from, (generation, name), message.body).await
+            }
             Ok(Request::Members { records }) => (self.answer_members(records).await, Bytes::new()),
             Ok(request) => self.node.handle(from, request, message.body).await,
             Err(error) => {
@@ -52,5 +68,13 @@ impl Core {
         let is_lost = reply.is_canceled();
         reply.send(Message { head: answer.encode(), body });
         is_lost
+    }
+
+    fn is_within_rate(&self, from: NodeId) -> bool {
+        let is_within = self.rates.take(from, self.engine.runtime.now());
+        if !is_within {
+            count(&self.engine.counters.requests_refused, 1);
+        }
+        is_within
     }
 }

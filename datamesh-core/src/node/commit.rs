@@ -70,6 +70,7 @@ impl Node {
             batch.put(Table::ShardUses, use_key(shard, &extent), Bytes::from_static(&[FORMAT_VERSION]))
         });
         self.make_durable(batch).await?;
+        self.written.note_extent(extent);
 
         if !is_active(Bug::KeepStaged) {
             let mut staging = self.staging();
@@ -134,6 +135,7 @@ impl Node {
             let record = StoredManifest { manifest: body, committed_at: self.runtime.wall_time() };
             let batch = Batch::new().put(Table::Manifests, id_key(object.as_bytes()), record.encode());
             self.make_durable(with_uses(batch, &object, &manifest)).await?;
+            self.written.note_object(object);
         }
         Ok(Reply::Done)
     }

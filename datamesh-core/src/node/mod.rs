@@ -17,8 +17,10 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod tombstones;
+mod written;
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -34,6 +36,7 @@ use staging::Staging;
 
 pub(crate) use scrub::Checked;
 pub use sweep::STAGED_LIFETIME;
+pub(crate) use written::Written;
 
 /// The most shards that may be staged and not committed: 65,536 entries take about 8 MiB.
 pub const MAX_STAGED_SHARDS: usize = 1 << 16;
@@ -113,6 +116,9 @@ pub struct Node {
     gate: Gate,
     extents: [Gate; EXTENT_LOCKS],
     promises: Mutex<Promises>,
+    written: written::Log,
+    /// Shards that were set aside since this node was opened.
+    set_asides: AtomicU64,
 }
 
 impl fmt::Debug for Node {
@@ -138,8 +144,30 @@ impl Node {
         let staging = Mutex::new(Staging::new(MAX_STAGED_SHARDS, options.staged_bytes));
         let extents = std::array::from_fn(|_| Gate::default());
         let gate = Gate::default();
-        let promises = Mutex::default();
-        Ok(Arc::new(Self { storage, runtime, options, staging, gate, extents, promises }))
+        let (promises, written) = (Mutex::default(), written::Log::default());
+        let set_asides = AtomicU64::default();
+        Ok(Arc::new(Self {
+            storage,
+            runtime,
+            options,
+            staging,
+            gate,
+            extents,
+            promises,
+            written,
+            set_asides,
+        }))
+    }
+
+    /// What was written here since this was last asked.
+    pub(crate) fn take_written(&self) -> Written {
+        self.written.take()
+    }
+
+    /// Waits until something is written.
+    pub(crate) async fn is_written(&self) {
+        // It is closed with this node, and not before.
+        let _ = self.written.news().recv().await;
     }
 
     /// Answers one request of a peer that the transport proved, or of this process.
@@ -162,7 +190,8 @@ impl Node {
 
     async fn answer(&self, from: NodeId, request: Request, body: Bytes) -> Result<Answer> {
         let reply = match request {
-            Request::Ping => Reply::Done,
+            // As many bytes as came, so that whoever asks can measure the way between.
+            Request::Ping => return Ok((Reply::Done, body)),
             Request::Stage { shard } => self.stage(from, shard, body).await?,
             Request::Unstage { shards } => self.unstage(from, shards).await?,
             Request::Commit { indexes, .. } => self.commit_extent(indexes, body).await?,
@@ -181,7 +210,7 @@ impl Node {
             Request::Keep { extents, indexes, objects } => {
                 return self.keep(from, extents, indexes, objects).await;
             }
-            Request::Members { .. } => {
+            Request::Members { .. } | Request::Epoch { .. } | Request::Keys { .. } => {
                 return Err(Error::new(ErrorKind::InvalidInput, "members are not kept by a node's store"));
             }
         };

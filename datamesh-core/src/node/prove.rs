@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Answer, Node, NodeEvent};
+use super::{Answer, Node};
 use crate::error::{ErrorKind, Result};
 use crate::format::{FORMAT_VERSION, ProofNonce, Reply, Work, prove};
 use crate::id::{NodeId, ShardId};
@@ -17,7 +17,7 @@ impl Node {
             Ok(None) => return Ok((Reply::Absent, Bytes::new())),
             // What has rotted is not held any more; the scrub is told.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.emit(NodeEvent::CorruptShard { shard });
+                self.tell_corrupt(shard).await?;
                 return Ok((Reply::Absent, Bytes::new()));
             }
             Err(error) => return Err(error),

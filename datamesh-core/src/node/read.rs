@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::commit::wanted;
-use super::{Answer, Node, NodeEvent, id_key};
+use super::{Answer, Node, id_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Layout, MAX_EXTENTS_DESCRIBED, Reply, StoredExtent, StoredManifest};
 use crate::id::{ExtentId, ObjectId, ShardId};
@@ -20,7 +20,7 @@ impl Node {
             Ok(None) => Ok((Reply::Absent, Bytes::new())),
             Err(error) => {
                 if error.kind() == ErrorKind::Corrupt {
-                    self.emit(NodeEvent::CorruptShard { shard });
+                    self.tell_corrupt(shard).await?;
                 }
                 Err(error)
             }

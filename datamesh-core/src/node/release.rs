@@ -1,8 +1,8 @@
 //! Giving up what others hold: a node deletes only its own shards, and only on the promise of another to keep them.
 //!
 //! Two nodes that believe each other to be the right holder must not both delete what they have. So whoever wants to
-//! give something up marks it as leaving first, then asks the other to keep it; who is asked promises for a while not to
-//! give it up itself, and refuses where it is about to.
+//! give something up marks it as leaving first, then asks the other to keep it; who is asked promises for a while not
+//! to give it up itself, and refuses where it is about to.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

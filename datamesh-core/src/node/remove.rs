@@ -65,7 +65,13 @@ impl Node {
             let text = format!("at most {MAX_REMOVALS} removals are told at a time, got {}", removals.len());
             return Err(Error::new(ErrorKind::LimitExceeded, text));
         }
-        let mut left = removals;
+        // What is noted is not here, and most of what a node is told it was told by others before.
+        let mut left = Vec::new();
+        for removed in removals {
+            if !self.is_noted(&removed.id, &removed.secret.hash()).await? {
+                left.push(removed);
+            }
+        }
         while !left.is_empty() {
             for removed in &left {
                 self.carry_out(removed).await?;

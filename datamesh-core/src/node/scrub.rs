@@ -1,6 +1,8 @@
 //! Looking after what this node holds itself: what is rotten is set aside, so that it counts as missing and can come
 //! back.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 
 use super::commit::wanted;
@@ -36,7 +38,7 @@ impl Node {
             Ok(Some(bytes)) => Ok(Checked::Right(bytes.len() as u64)),
             Ok(None) => Ok(Checked::Absent),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.emit(NodeEvent::CorruptShard { shard });
+                self.tell_corrupt(shard).await?;
                 self.set_aside(shard).await?;
                 Ok(Checked::Rotten)
             }
@@ -44,8 +46,8 @@ impl Node {
         }
     }
 
-    /// Deletes a shard that is still corrupt when nothing else is under way, for it may have been refilled, and notes in
-    /// the same commit that its extents lack it.
+    /// Deletes a shard that is still corrupt when nothing else is under way, for it may have been refilled, and notes
+    /// in the same commit that its extents lack it.
     pub(crate) async fn set_aside(&self, shard: ShardId) -> Result<()> {
         let _alone = self.gate.alone().await;
         match self.storage.read_blob(shard).await {
@@ -55,13 +57,19 @@ impl Node {
         if is_active(Bug::ScrubKeepsRotten) {
             return Ok(());
         }
+        self.set_asides.fetch_add(1, Ordering::Relaxed);
         let mut batch = Batch::new().delete_blob(shard);
-        for extent in self.uses_of(&shard).await? {
+        let extents = self.uses_of(&shard).await?;
+        for extent in extents.iter().copied() {
             batch = batch.put(Table::Work, Work::Mend(extent).key(), Bytes::from_static(&[FORMAT_VERSION]));
         }
         self.commit_even_if_full(batch, shard).await?;
         self.staging().remove(&shard);
-        self.emit(NodeEvent::SetAside { shard });
+        if !extents.is_empty() {
+            self.emit(NodeEvent::SetAside { shard });
+        }
+        // Care looks too: this node may not be able to mend it, or its full disk has kept no note.
+        extents.into_iter().for_each(|extent| self.written.note_extent(extent));
         Ok(())
     }
 
@@ -73,6 +81,15 @@ impl Node {
             }
             committed => committed,
         }
+    }
+
+    /// Tells that a shard has rotted, unless no extent uses it: then a crash has left a part of what nobody was told
+    /// of.
+    pub(super) async fn tell_corrupt(&self, shard: ShardId) -> Result<()> {
+        if !self.uses_of(&shard).await?.is_empty() {
+            self.emit(NodeEvent::CorruptShard { shard });
+        }
+        Ok(())
     }
 
     /// The extents that use a shard.
@@ -95,7 +112,8 @@ impl Node {
         checked(StoredManifest::decode(value).is_ok_and(|record| right(&record)), value)
     }
 
-    /// Writes a rotten record of an extent anew, with the indexes of which shards are here. The layout is the right one.
+    /// Writes a rotten record of an extent anew, with the indexes of which shards are here. The layout is the right
+    /// one.
     ///
     /// # Errors
     /// Those of the storage.
@@ -163,11 +181,21 @@ impl Node {
         Ok(page.records.iter().filter_map(|(key, _)| extent(key)).collect())
     }
 
-    /// Forgets that an extent was to be mended.
+    /// How many shards were set aside since this node was opened.
+    pub(crate) fn set_asides(&self) -> u64 {
+        self.set_asides.load(Ordering::Relaxed)
+    }
+
+    /// Forgets that an extent was to be mended, unless a shard was set aside since there were so many: it may have
+    /// been one of this extent.
     ///
     /// # Errors
     /// Those of the storage.
-    pub(crate) async fn mended(&self, extent: ExtentId) -> Result<()> {
+    pub(crate) async fn mended(&self, extent: ExtentId, set_asides: u64) -> Result<()> {
+        let _shared = self.gate.together().await;
+        if self.set_asides() != set_asides {
+            return Ok(());
+        }
         self.storage.commit(Batch::new().delete(Table::Work, Work::Mend(extent).key())).await
     }
 }

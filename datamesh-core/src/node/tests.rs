@@ -236,6 +236,20 @@ fn corrupt_shards_are_an_event_and_can_be_refilled() {
 }
 
 #[test]
+fn what_a_crash_left_of_a_write_is_no_rot() {
+    let fixture = Fixture::new();
+    let torn = shard(7);
+    let id = ShardId::of(&torn);
+    fixture.storage.blobs.lock().unwrap().insert(id, torn);
+    fixture.storage.corrupt.lock().unwrap().push(id);
+    let (reply, body) = fixture.ask(Request::ReadShard { shard: id }, "");
+    assert_eq!((refusal(reply), body.len()), (Refusal::Corrupt, 0));
+    assert_eq!(block_on(fixture.node.check_shard(id)).unwrap(), super::scrub::Checked::Rotten);
+    assert!(!fixture.storage.blobs.lock().unwrap().contains_key(&id), "it is in nobody's way any more");
+    assert_eq!(fixture.events.lock().unwrap().as_slice(), &[]);
+}
+
+#[test]
 fn sweeps_drop_what_is_old_or_orphaned() {
     let fixture = Fixture::new();
     let (shards, layout) = sample(0);

@@ -100,6 +100,18 @@ impl ByteBudget {
         self.lock().in_use
     }
 
+    /// Changes the whole budget; what is held stays held.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        if self.limit() != limit {
+            self.change(|state| state.limit = limit);
+        }
+    }
+
+    /// Whether somebody waits.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.lock().queue.is_empty()
+    }
+
     /// The share of one operation.
     pub(crate) fn share(&self) -> Share {
         let mut state = self.lock();

@@ -176,16 +176,16 @@ impl OpenObject {
         } else {
             range.start / segment_len..range.end.div_ceil(segment_len)
         };
-        let window = self.engine.window(self.segment_bytes(segment_len));
-        let share = self.engine.budget.share();
+        let window = self.engine.gets.most();
+        let (share, places) = (self.engine.budget.share(), self.engine.gets.share());
         let object = Arc::clone(self);
         let rest = stream::iter(segments)
             .map(move |index| {
-                let (object, share) = (Arc::clone(&object), share.clone());
+                let (object, share, places) = (Arc::clone(&object), share.clone(), places.clone());
                 let taken = if is_active(Bug::WrongSegment) { index.saturating_sub(1) } else { index };
                 let base = index * segment_len;
                 let wanted = range.start.saturating_sub(base)..(range.end - base).min(segment_len);
-                async move { object.read_segment(taken, wanted, &share).await }
+                async move { object.read_segment(taken, wanted, &share, &places).await }
             })
             .buffered(window);
         stream::iter(inline).chain(rest)
@@ -196,10 +196,17 @@ impl OpenObject {
         usize::try_from(plain_len).unwrap_or(usize::MAX).saturating_mul(2)
     }
 
-    async fn read_segment(&self, index: u64, wanted: Range<u64>, share: &Share) -> Result<Plain> {
+    async fn read_segment(
+        &self,
+        index: u64,
+        wanted: Range<u64>,
+        share: &Share,
+        places: &Share,
+    ) -> Result<Plain> {
         let segment_len = u64::from(self.manifest.public().segment_len);
         let last = (index + 1) * segment_len >= self.len();
         let plain_len = (self.len() - index * segment_len).min(segment_len);
+        let turn = places.take(1).await;
         let permit = share.take(self.segment_bytes(plain_len)).await;
         let per_extent = segments_per_extent(self.codec.coder.redundancy) as u64;
         let cell = self.reader(index / per_extent).await?;
@@ -207,7 +214,12 @@ impl OpenObject {
         let within = usize::try_from(index % per_extent).unwrap_or(usize::MAX);
         let plain_len = usize::try_from(plain_len).unwrap_or(usize::MAX);
         let place = Place { index, last };
+        let began = self.engine.runtime.now();
         let plain = reader.read_segment(&self.codec, within, place, plain_len).await;
+        if plain.is_ok() {
+            let now = self.engine.runtime.now();
+            self.engine.gets.ended(turn, plain_len as u64, now - began, now);
+        }
         let plain = plain.map_err(|error| {
             error.with_subject(format!("object {}, segment {index}", self.id.fmt_short()))
         })?;

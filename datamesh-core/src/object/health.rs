@@ -1,19 +1,17 @@
-//! How well an object is kept: where its shards are, and what may fail.
+//! How well an object is kept.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::care::Audits;
 use crate::error::Result;
-use crate::format::{Capability, Extents, Manifest, Reply, Request, Zone};
+use crate::format::{Capability, Extents, Manifest, Reply, Request};
 use crate::id::{ExtentId, NodeId, ObjectId};
 use crate::object::extent_read::ExtentReader;
 use crate::object::gather::gather;
 use crate::object::get::{open_extent, open_manifest};
 use crate::object::{ASK_LIMIT, Engine};
-use crate::placement::{Member, ZoneMargins, margin, rank, zone_margin};
+use crate::placement::{ZoneMargins, margin, rank, zone_margin};
 use crate::ports::Redundancy;
 
 /// How well an object is kept, as its holders say.
@@ -61,36 +59,6 @@ pub struct ExtentHealth {
     pub holders: Vec<(NodeId, Vec<u8>)>,
 }
 
-/// Where an object is, where it should be, and what fails if a node leaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Explanation {
-    /// How well it is kept now.
-    pub health: Health,
-    /// Each shard index of each extent.
-    pub shards: Vec<ShardPlace>,
-    /// The margin that would be left if this node left; `None` where the object could not be read any more.
-    pub without: BTreeMap<NodeId, Option<usize>>,
-    /// The margin that would be left if this zone were lost; `None` where the object could not be read any more.
-    pub without_zone: BTreeMap<Zone, Option<usize>>,
-    /// What this node's audits have shown of each node.
-    pub audits: BTreeMap<NodeId, Audits>,
-}
-
-/// Where the shards with one index of one extent are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ShardPlace {
-    /// The extent, counted from 0.
-    pub extent: usize,
-    /// The shard index: data shards first.
-    pub index: u8,
-    /// Who holds it.
-    pub holders: Vec<NodeId>,
-    /// Who should, by the ranking of all members.
-    pub computed: Option<NodeId>,
-}
-
 /// Asks every member what it holds of an object.
 pub(crate) async fn health(engine: Arc<Engine>, capability: Capability) -> Result<Health> {
     examine(&engine, capability.object())
@@ -99,38 +67,8 @@ pub(crate) async fn health(engine: Arc<Engine>, capability: Capability) -> Resul
         .map_err(|error| error.with_operation("health"))
 }
 
-/// Says where an object is and why.
-pub(crate) async fn explain(engine: Arc<Engine>, capability: Capability) -> Result<Explanation> {
-    let (health, manifest) =
-        examine(&engine, capability.object()).await.map_err(|error| error.with_operation("explain"))?;
-    let members = engine.peers.storage_members();
-    let mut shards = Vec::new();
-    for (number, extent) in health.extents.iter().enumerate() {
-        let placement = manifest.placement_of(number as u64);
-        let computed = rank(placement.as_bytes(), &members).assign(health.redundancy);
-        for index in 0..health.redundancy.total() {
-            let Ok(index) = u8::try_from(index) else { break };
-            let has = |(_, indexes): &&(NodeId, Vec<u8>)| indexes.contains(&index);
-            shards.push(ShardPlace {
-                extent: number,
-                index,
-                holders: extent.holders.iter().filter(has).map(|(node, _)| *node).collect(),
-                computed: computed.as_ref().and_then(|computed| computed.holder(usize::from(index))),
-            });
-        }
-    }
-    let alone = |member: &Member| (member.node, margin_without(&health, |node| *node == member.node));
-    let without = members.iter().map(alone).collect();
-    let zone_of: BTreeMap<_, _> = members.iter().map(|member| (member.node, &member.zone)).collect();
-    let zones: BTreeSet<&Zone> = zone_of.values().copied().collect();
-    let together = |zone: &Zone| {
-        (zone.clone(), margin_without(&health, |node| zone_of.get(node).is_some_and(|of| *of == zone)))
-    };
-    let without_zone = zones.into_iter().map(together).collect();
-    Ok(Explanation { health, shards, without, without_zone, audits: engine.peers.audits() })
-}
-
-async fn examine(engine: &Arc<Engine>, object: ObjectId) -> Result<(Health, Manifest)> {
+/// The health of an object, and its manifest.
+pub(super) async fn examine(engine: &Arc<Engine>, object: ObjectId) -> Result<(Health, Manifest)> {
     let manifest = open_manifest(engine, object).await?;
     let (manifest_holders, mut unreached) = manifest_holders(engine, object).await;
     let count = match &manifest.public().extents {
@@ -209,7 +147,7 @@ async fn manifest_holders(engine: &Arc<Engine>, object: ObjectId) -> (Vec<NodeId
 }
 
 /// The margin of manifest and extents together, as if those who are gone held nothing.
-fn margin_without(health: &Health, is_gone: impl Fn(&NodeId) -> bool) -> Option<usize> {
+pub(super) fn margin_without(health: &Health, is_gone: impl Fn(&NodeId) -> bool) -> Option<usize> {
     let manifests = health.manifest_holders.iter().filter(|node| !is_gone(node)).count();
     let of_extent = |extent: &ExtentHealth| {
         let holders: Vec<_> = extent.holders.iter().filter(|(node, _)| !is_gone(node)).cloned().collect();

@@ -53,11 +53,10 @@ pub(super) async fn write_manifest(
     let prompt = engine.peers.prompt_members(object.as_bytes(), redundancy);
     let ranking = rank(object.as_bytes(), &members);
     let wanted = (redundancy.parity() + 1).min(ranking.len());
-    let mut candidates = rank(object.as_bytes(), &prompt).manifest_order();
-    let others = ranking.manifest_order().into_iter().filter(|node| !candidates.contains(node));
-    let others: Vec<NodeId> = others.collect();
-    candidates.extend(others);
-    let mut candidates = candidates.into_iter();
+    let first = rank(object.as_bytes(), &prompt).manifest_order();
+    let slow = ranking.manifest_order().into_iter().filter(|node| !first.contains(node));
+    let slow: Vec<NodeId> = slow.collect();
+    let mut candidates = first.into_iter().chain(slow);
     let mut outcome = Outcome { all_full: true, ..Outcome::default() };
     let wanted = if is_active(Bug::AcknowledgeOneManifest) { 1 } else { wanted };
     while outcome.stored.len() < wanted {

@@ -2,8 +2,10 @@
 
 pub(crate) mod budget;
 pub(crate) mod buffer;
+mod explain;
 pub(crate) mod extent_read;
 mod extent_write;
+pub(crate) mod flow;
 pub(crate) mod gather;
 pub(crate) mod get;
 mod health;
@@ -20,16 +22,19 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::budget::ByteBudget;
 use crate::object::buffer::BufferPool;
+use crate::object::flow::Flow;
 use crate::observe::{Counters, EventHub};
 use crate::peers::Peers;
 use crate::placement::{Plan, plan};
 use crate::planted::{Bug, is_active};
 use crate::ports::{CryptoSuite, ErasureCode, Files, Redundancy, Runtime};
 
+pub(crate) use explain::explain;
+pub use explain::{Explanation, PlaceReason, ShardPlace};
 pub(crate) use get::OpenObject;
 pub use get::Stat;
-pub use health::{Explanation, ExtentHealth, Health, ShardPlace};
-pub(crate) use health::{explain, health};
+pub(crate) use health::health;
+pub use health::{ExtentHealth, Health};
 pub use put::{Progress, Receipt};
 pub(crate) use put::{PutOptions, put};
 pub use reader::{ObjectReader, ObjectStream};
@@ -62,22 +67,23 @@ pub(crate) struct Engine {
     /// A put that takes longer is given up: its first extents may have been.
     pub(crate) put_limit: Duration,
     pub(crate) budget: ByteBudget,
+    /// The segments that are being put.
+    pub(crate) puts: Flow,
+    /// The segments that are being got.
+    pub(crate) gets: Flow,
     pub(crate) buffers: BufferPool,
     pub(crate) events: EventHub,
     pub(crate) counters: Arc<Counters>,
 }
 
-impl Engine {
-    /// How many segments of so many bytes one operation keeps under way.
-    ///
-    /// Enough to keep every CPU thread and every holder busy; no more than a quarter of the budget, so that a few
-    /// operations run side by side.
-    pub(crate) fn window(&self, segment_bytes: usize) -> usize {
-        let limit = if is_active(Bug::IgnoreBudget) { usize::MAX } else { self.budget.limit() };
-        let by_budget = limit / 4 / segment_bytes.max(1);
-        by_budget.clamp(1, 4 * self.runtime.parallelism().max(1) + 4)
-    }
+/// How many segments the memory bears at a time: a quarter of the budget, so that puts and gets run side by side, and
+/// what readers have taken and not used yet leaves room for both.
+pub(crate) fn segments_of(limit: usize, segment_bytes: usize) -> usize {
+    let limit = if is_active(Bug::IgnoreBudget) { usize::MAX } else { limit };
+    limit / 4 / segment_bytes.max(1)
+}
 
+impl Engine {
     /// Where an object would go if it were put now: drawn with random keys, over the live members.
     pub(crate) fn plan(&self, redundancy: Redundancy) -> Result<Plan> {
         if !self.code.supports(redundancy) {

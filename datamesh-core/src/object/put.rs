@@ -180,6 +180,7 @@ impl Put {
             stages: Arc::clone(&self.stages),
             input,
             share: share.clone(),
+            places: self.engine.puts.share(),
         };
         let first = reader.read(0).await?;
         if first.place.last && first.len <= MAX_INLINE_LEN {
@@ -211,7 +212,7 @@ impl Put {
         Err(Error::new(ErrorKind::NotStored, text).with_counts(best, asked, Vec::new()))
     }
 
-    /// Reads, seals, codes and stages all segments, a window of them at a time, and commits each extent when all its
+    /// Reads, seals, codes and stages all segments, some of them at a time, and commits each extent when all its
     /// segments are staged.
     ///
     /// Staging always goes on while commits do: what is staged holds memory that a commit may need. The number of
@@ -223,10 +224,10 @@ impl Put {
         share: &Share,
     ) -> Result<Vec<WrittenExtent>> {
         let per_extent = segments_per_extent(self.options.redundancy) as u64;
-        let window = self.engine.window(self.codec.coder.buffer_len(self.engine.segment_len as usize));
         let segments = stream::once(future::ready(Ok(first))).chain(reader.rest());
-        let staged =
-            segments.map_ok(|segment| self.stages.stage(segment, per_extent)).try_buffer_unordered(window);
+        let staged = segments
+            .map_ok(|segment| self.stages.stage(segment, per_extent))
+            .try_buffer_unordered(self.engine.puts.most());
         let mut staged = pin!(staged.fuse());
         let mut commits = FuturesUnordered::new();
         let mut extents = Extending::default();
@@ -354,6 +355,8 @@ struct Segment {
     len: usize,
     place: Place,
     permit: Permit,
+    /// The right to be under way.
+    turn: Permit,
 }
 
 /// Reads a source segment by segment, each into a buffer that holds all its shards later.
@@ -363,6 +366,8 @@ struct SegmentReader {
     stages: Arc<Stages>,
     input: Input,
     share: Share,
+    /// Of the segments under way.
+    places: Share,
 }
 
 impl SegmentReader {
@@ -376,6 +381,7 @@ impl SegmentReader {
             let left = len.saturating_sub(index.saturating_mul(wanted as u64));
             usize::try_from(left).unwrap_or(wanted).min(wanted)
         });
+        let turn = self.places.take(1).await;
         let permit = self.share.take(self.codec.coder.buffer_len(hint)).await;
         let runtime = &*self.engine.runtime;
         let (buffer, len) = self.input.fill(self.codec.coder.buffer(hint), hint, runtime).await?;
@@ -390,7 +396,7 @@ impl SegmentReader {
                 ),
             ));
         }
-        Ok(Segment { buffer, len, place: Place { index, last }, permit })
+        Ok(Segment { buffer, len, place: Place { index, last }, permit, turn })
     }
 
     /// The segments behind the first, where there are any.
@@ -472,7 +478,8 @@ impl Stages {
     }
 
     async fn stage(&self, segment: Segment, per_extent: u64) -> Result<StagedSegment> {
-        let Segment { buffer, len, place, permit } = segment;
+        let Segment { buffer, len, place, permit, turn } = segment;
+        let began = self.engine.runtime.now();
         let (extent, within) = (place.index / per_extent, place.index % per_extent);
         let writer = self.writer(extent)?;
         let codec = Arc::clone(&self.codec);
@@ -480,6 +487,8 @@ impl Stages {
         count(&self.engine.counters.segments_encoded, 1);
         writer.stage(usize::try_from(within).unwrap_or(usize::MAX), stripe).await?;
         drop(permit);
+        let now = self.engine.runtime.now();
+        self.engine.puts.ended(turn, len as u64, now - began, now);
         let done = self.done.fetch_add(len as u64, Ordering::Relaxed) + len as u64;
         if let Some(progress) = &self.progress {
             progress(Progress::new(done, self.total));

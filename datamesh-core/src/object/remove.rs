@@ -67,9 +67,10 @@ async fn tell_all(
     nodes: &mut BTreeSet<NodeId>,
     unreached: &mut BTreeSet<NodeId>,
 ) -> Result<()> {
-    let members = engine.peers.storage_members();
+    // One that is leaving does not end before nothing is with it that is nowhere else.
+    let members = engine.peers.possible_holders();
     let call = |node| (node, engine.peers.call(node, request.clone(), Bytes::new(), ASK_LIMIT));
-    let calls = members.iter().map(|member| call(member.node)).collect();
+    let calls = members.into_iter().map(call).collect();
     let (mut denied, mut done) = (None, false);
     for (node, answer) in gather(&*engine.runtime, calls, 0).await {
         match answer {

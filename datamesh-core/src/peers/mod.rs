@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::admission::Policy;
 use crate::care::{Audit, Audits, Detector, NodeState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Refusal, Reply, Request, SignedRecord};
@@ -14,7 +15,7 @@ use crate::id::NodeId;
 use crate::node::Node;
 use crate::placement::{CallClass, Member, MemberTable, Merge, PeerTiming, slow_ones, without_slow};
 use crate::planted::{Bug, is_active};
-use crate::ports::{DynTransport, Instant, Message, PeerRoute, Redundancy, Runtime};
+use crate::ports::{DynTransport, Instant, Message, PeerRoute, Reach, Redundancy, Runtime, Way, WayStatus};
 
 /// Messages of fewer bytes say more of the latency of a link than of what it carries.
 const LEAST_MEASURED: usize = 16 << 10;
@@ -50,6 +51,7 @@ struct State {
     /// How many transports have a connection to each peer, and which is the cheapest.
     routes: BTreeMap<NodeId, Vec<usize>>,
     audits: BTreeMap<NodeId, Audits>,
+    policy: Policy,
     /// Who sent a wrong proof: what they say to hold counts for nothing.
     distrusted: BTreeSet<NodeId>,
 }
@@ -64,6 +66,12 @@ pub struct NodeStatus {
     pub local: bool,
     /// Whether it is connected, or is this node.
     pub connected: bool,
+    /// By what kind of way requests go to it now; `None` for this node, and for one that is not connected.
+    pub way: Option<Way>,
+    /// The ways to it, and what was measured on them.
+    pub ways: Vec<WayStatus>,
+    /// By what kind of connection it is reached, where it is connected over a network.
+    pub reach: Option<Reach>,
     /// What its silence means, if it is silent.
     pub state: NodeState,
     /// The median latency of its recent answers without a body.
@@ -97,6 +105,7 @@ impl Peers {
             goodput: 0,
             routes: BTreeMap::new(),
             audits: BTreeMap::new(),
+            policy: Policy::default(),
             distrusted: BTreeSet::new(),
         };
         Self { local, node, transports, runtime, state: Mutex::new(state), closed: AtomicBool::new(false) }
@@ -141,6 +150,14 @@ impl Peers {
         members
     }
 
+    /// The members that can hold data, and those that are leaving, which may still hold some: until they have left.
+    pub(crate) fn possible_holders(&self) -> Vec<NodeId> {
+        let storage = self.storage_members().into_iter().map(|member| member.node);
+        let mut leaving = self.leaving_members();
+        leaving.retain(|node| self.is_connected(node));
+        storage.chain(leaving).collect()
+    }
+
     /// The members that can hold data, are not known to be down, and prove what they hold when they are asked.
     pub(crate) fn live_members(&self) -> Vec<Member> {
         let now = self.runtime.now();
@@ -174,7 +191,8 @@ impl Peers {
         slow
     }
 
-    /// The members that can hold data, are not gone and are believed: what each has is its own, whether or not it answers.
+    /// The members that can hold data, are not gone and are believed: what each has is its own, whether or not it
+    /// answers.
     pub(crate) fn present_members(&self) -> Vec<Member> {
         let now = self.runtime.now();
         let state = self.state();
@@ -190,8 +208,7 @@ impl Peers {
     pub(crate) fn reliable_members(&self) -> Vec<Member> {
         let mut members = self.present_members();
         let state = self.state();
-        let is_poor = |node: &NodeId| state.audits.get(node).is_some_and(Audits::is_poor);
-        members.retain(|member| member.node == self.local || !is_poor(&member.node));
+        members.retain(|member| member.node == self.local || !state.is_poor(&member.node));
         members
     }
 
@@ -200,13 +217,18 @@ impl Peers {
         self.state().is_believed(node)
     }
 
+    /// What is known of a node's presence.
+    pub(crate) fn node_state(&self, node: &NodeId) -> NodeState {
+        self.state().state_of(node, self.local, self.runtime.now())
+    }
+
     /// The members that offer no capacity any more and are not gone: they may still have what they had.
     pub(crate) fn leaving_members(&self) -> Vec<NodeId> {
         let now = self.runtime.now();
         let state = self.state();
         let is_leaving = |member: &Member| {
-            let believed = !state.distrusted.contains(&member.node);
-            member.capacity == 0 && believed && !state.detector.is_gone(&member.node, now)
+            let is_gone = state.detector.is_gone(&member.node, now);
+            member.capacity == 0 && !is_gone && state.is_believed(&member.node)
         };
         state.table.members().into_iter().filter(is_leaving).map(|member| member.node).collect()
     }
@@ -284,7 +306,45 @@ impl Peers {
 
     /// Takes a member's record in and says what changed.
     pub(crate) fn merge(&self, record: SignedRecord) -> Merge {
-        self.state().table.merge(record)
+        let now = self.runtime.wall_time();
+        let mut state = self.state();
+        if state.policy.admits(record.record(), now) { state.table.merge(record) } else { Merge::Refused }
+    }
+
+    /// Looks at who is admitted, and by whom.
+    pub(crate) fn policy<T>(&self, look: impl FnOnce(&Policy) -> T) -> T {
+        look(&self.state().policy)
+    }
+
+    /// The same for a change.
+    pub(crate) fn policy_mut<T>(&self, change: impl FnOnce(&mut Policy) -> T) -> T {
+        change(&mut self.state().policy)
+    }
+
+    /// Forgets the members that are admitted no more, and names them.
+    pub(crate) fn expel(&self) -> Vec<NodeId> {
+        let now = self.runtime.wall_time();
+        let mut state = self.state();
+        let records = state.table.records().map(SignedRecord::record);
+        let expelled: Vec<NodeId> =
+            records.filter(|record| !state.policy.admits(record, now)).map(|record| record.node).collect();
+        for node in &expelled {
+            state.table.remove(node);
+        }
+        expelled
+    }
+
+    /// Whether a node is one of those whose certificate counts now; any node, where the mesh asks for none.
+    pub(crate) fn is_admitted(&self, node: &NodeId) -> bool {
+        let now = self.runtime.wall_time();
+        let state = self.state();
+        let record = state.table.record(node).map(SignedRecord::record);
+        !state.policy.is_on() || record.is_some_and(|record| state.policy.admits(record, now))
+    }
+
+    /// Whether a node may not even ask.
+    pub(crate) fn is_revoked(&self, node: &NodeId) -> bool {
+        self.state().policy.is_revoked(node)
     }
 
     /// Whether this very record was merged before.
@@ -337,13 +397,21 @@ impl Peers {
     /// What is known of each member.
     pub(crate) fn statuses(&self) -> Vec<NodeStatus> {
         let now = self.runtime.now();
+        // The transports are asked before the lock is taken.
+        let records: Vec<SignedRecord> = self.records();
+        let ways: Vec<Vec<WayStatus>> =
+            records.iter().map(|signed| self.ways_to(signed.record().node)).collect();
+        let reaches: Vec<_> = records.iter().map(|signed| self.reach_of(signed.record().node)).collect();
         let state = self.state();
-        let of = |signed: &SignedRecord| {
+        let of = |((signed, ways), reach): ((&SignedRecord, Vec<WayStatus>), Option<Reach>)| {
             let record = signed.record().clone();
             let timing = state.timing.get(&record.node);
             NodeStatus {
+                reach,
                 local: record.node == self.local,
                 connected: record.node == self.local || state.routes.contains_key(&record.node),
+                way: ways.iter().find(|way| way.chosen).map(|way| way.way),
+                ways,
                 state: state.state_of(&record.node, self.local, now),
                 latency: timing.and_then(|timing| timing.p50(CallClass::Small)),
                 bulk_latency_p95: timing.and_then(|timing| timing.p95(CallClass::Bulk)),
@@ -354,7 +422,47 @@ impl Peers {
                 record,
             }
         };
-        state.table.records().map(of).collect()
+        records.iter().zip(ways).zip(reaches).map(of).collect()
+    }
+
+    /// How the transport that requests to a node go by reaches it.
+    fn reach_of(&self, node: NodeId) -> Option<Reach> {
+        self.transports.iter().find(|transport| transport.is_connected(node))?.reach(node)
+    }
+
+    /// The ways to a node, the one that is taken marked.
+    fn ways_to(&self, node: NodeId) -> Vec<WayStatus> {
+        if node == self.local {
+            return Vec::new();
+        }
+        let mut ways = Vec::new();
+        let mut is_chosen = false;
+        for transport in &self.transports {
+            let connected = transport.is_connected(node);
+            let mut of = transport.ways_to(node);
+            if of.is_empty() {
+                of.push(WayStatus::unmeasured(transport.way(), connected));
+            }
+            // The first transport that is connected is asked, whatever the others offer.
+            of.iter_mut().for_each(|way| way.chosen &= connected && !is_chosen);
+            is_chosen |= connected;
+            ways.extend(of);
+        }
+        ways
+    }
+
+    /// By what kind of way requests go to each of these nodes now.
+    pub(crate) fn ways_of(&self, nodes: &[NodeId]) -> BTreeMap<NodeId, Way> {
+        let way = |node: &NodeId| {
+            let chosen = self.ways_to(*node).into_iter().find(|way| way.chosen)?;
+            Some((*node, chosen.way))
+        };
+        nodes.iter().filter_map(way).collect()
+    }
+
+    /// What each way has carried, all peers together, where the transports measure that.
+    pub(crate) fn way_totals(&self) -> Vec<WayStatus> {
+        self.transports.iter().flat_map(|transport| transport.way_totals()).collect()
     }
 
     /// Puts this node first, which costs nothing to ask, and last who is known to be down, after who is slow; else the
@@ -570,7 +678,12 @@ impl State {
 
     /// Whether a node may get new shards.
     fn is_reliable(&self, node: &NodeId) -> bool {
-        !self.distrusted.contains(node) && !self.audits.get(node).is_some_and(Audits::is_poor)
+        !self.distrusted.contains(node) && !self.is_poor(node)
+    }
+
+    /// Whether a node lately did not prove what it says to hold.
+    fn is_poor(&self, node: &NodeId) -> bool {
+        self.audits.get(node).is_some_and(Audits::is_poor)
     }
 
     fn is_live(&self, node: &NodeId, now: Instant) -> bool {

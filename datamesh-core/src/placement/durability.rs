@@ -129,8 +129,8 @@ pub struct DurabilityReport {
 /// The states of the model are the holders lost, each of which fails at the rate lambda = -ln(1 - annual failure rate)
 /// and is repaired at mu = 8760 hours / repair time, all at the same time. With h holders and margin f,
 /// `T_0 = 1 / (h lambda)`, `T_i = (1 + i mu T_(i-1)) / ((h - i) lambda)`, and the mean time to loss is the sum of T_0
-/// to T_f. Where there are n nodes h is n and f is m; where there are fewer, nodes hold several shards each and are lost
-/// with all of them. The chance of being unreadable is that of drawing more than m hostile holders, which is
+/// to T_f. Where there are n nodes h is n and f is m; where there are fewer, nodes hold several shards each and are
+/// lost with all of them. The chance of being unreadable is that of drawing more than m hostile holders, which is
 /// hypergeometric, for one extent. Sums of positive terms in logarithms keep all of it exact to rounding.
 ///
 /// The chain is that of W. Burkhard and J. Menon, "Disk array storage system reliability" (FTCS 1993), and older.

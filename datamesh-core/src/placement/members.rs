@@ -16,7 +16,7 @@ pub const MAX_MEMBERS: usize = 4096;
 pub struct Member {
     /// The node.
     pub node: NodeId,
-    /// The failure domain that it declares.
+    /// The failure domain that it declares, or was granted.
     pub zone: Zone,
     /// The bytes that it offers; 0 for a client, which never holds anything.
     pub capacity: u64,
@@ -25,7 +25,7 @@ pub struct Member {
 impl From<&SignedRecord> for Member {
     fn from(signed: &SignedRecord) -> Self {
         let record = signed.record();
-        Self { node: record.node, zone: record.zone.clone(), capacity: record.capacity }
+        Self { node: record.node, zone: record.zone_granted().clone(), capacity: record.capacity_granted() }
     }
 }
 
@@ -40,6 +40,8 @@ pub enum Merge {
     Unchanged,
     /// [`MAX_MEMBERS`] are known, and this is not one of them.
     Full,
+    /// The mesh has admission keys, and none of them admits this node now.
+    Refused,
 }
 
 /// The signed records of the members: a join that gives the same table whatever the order, grouping and
@@ -174,7 +176,8 @@ pub(super) mod tests {
 
     fn record(number: usize, sequence: u64, capacity: u64) -> SignedRecord {
         let node = node(number);
-        let record = NodeRecord { node, addresses: Vec::new(), zone: Zone::default(), capacity, sequence };
+        let (addresses, zone) = (Vec::new(), Zone::default());
+        let record = NodeRecord { node, addresses, zone, capacity, sequence, certificate: None };
         record.sign(&Signer(node)).unwrap()
     }
 

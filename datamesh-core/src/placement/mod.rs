@@ -1,8 +1,8 @@
 //! Who holds what: members, ranking, assignment, margin, durability, and how fast each peer answers.
 //!
 //! Everything here is a pure function of its arguments: no clock, no randomness, no input or output. What decides a
-//! placement has no floating point either, so that two nodes with the same view of the members compute the same holders,
-//! on any machine; only [`durability`], which decides nothing, has some.
+//! placement has no floating point either, so that two nodes with the same view of the members compute the same
+//! holders, on any machine; only [`durability`], which decides nothing, has some.
 
 mod assign;
 mod durability;

@@ -20,13 +20,13 @@ const LEAST_KNOWN: usize = 3;
 
 /// The nodes that are far slower than most, by how long each lately took.
 pub(crate) fn slow_ones(took: &[(NodeId, Duration)]) -> Vec<NodeId> {
+    if took.len() < LEAST_KNOWN {
+        return Vec::new();
+    }
     let mut sorted: Vec<Duration> = took.iter().map(|(_, took)| *took).collect();
     sorted.sort_unstable();
     // The lower median: of four of which two are slow, these are the slow ones.
     let median = sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or_default();
-    if took.len() < LEAST_KNOWN {
-        return Vec::new();
-    }
     let is_slow = |took: &Duration| *took > (median * SLOW_FACTOR).max(SLOW_FROM);
     took.iter().filter(|(_, took)| is_slow(took)).map(|(node, _)| *node).collect()
 }
@@ -44,16 +44,19 @@ pub(crate) fn without_slow(
         let margins = ZoneMargins::of_shards(&holders, members, redundancy.data())?;
         Some((margins.nodes().min(redundancy.parity()), margins.zones()))
     };
+    if slow.is_empty() {
+        return members;
+    }
     let mut left = members;
-    let is_in = |members: &[Member], node: &NodeId| members.iter().any(|member| member.node == *node);
+    let mut now = margins(&left);
     for node in slow {
-        if !is_in(&left, node) {
+        let fewer: Vec<Member> = left.iter().filter(|member| member.node != *node).cloned().collect();
+        if fewer.len() == left.len() {
             continue;
         }
-        let fewer: Vec<Member> = left.iter().filter(|member| member.node != *node).cloned().collect();
-        let (now, then) = (margins(&left), margins(&fewer));
+        let then = margins(&fewer);
         if then.is_some_and(|then| now.is_none_or(|now| then.0 >= now.0 && then.1 >= now.1)) {
-            left = fewer;
+            (left, now) = (fewer, then);
         }
     }
     left

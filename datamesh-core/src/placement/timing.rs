@@ -58,7 +58,8 @@ impl Recent {
             self.window.pop_front();
         }
         self.window.push_back(latency);
-        // Weighted as TCP weighs its round trips (RFC 6298): eight answers change it, where a median takes half a window.
+        // Weighted as TCP weighs its round trips (RFC 6298): eight answers change it, where a median takes half a
+        // window.
         let before = self.smoothed.unwrap_or(latency);
         self.smoothed = Some((before * 7 + latency) / 8);
     }

@@ -22,6 +22,6 @@ pub use storage::{
     Storage, Table,
 };
 pub use transport::{
-    Address, DynTransport, Inbound, MAX_ADDRESS_LEN, MAX_BODY_LEN, MAX_HEAD_LEN, Message, PeerRoute,
-    ReplySender, Transport, TransportEvent,
+    Address, DynTransport, Inbound, MAX_ADDRESS_LEN, MAX_BODY_LEN, MAX_HEAD_LEN, Message, PeerRoute, Reach,
+    ReplySender, Transport, TransportEvent, Way, WayStatus,
 };

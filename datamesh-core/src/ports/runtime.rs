@@ -108,6 +108,14 @@ impl dyn Runtime {
         self.sleep_until(self.now() + duration)
     }
 
+    /// Sleeps for about as long: at least half of it, at most half as long again, so that what many nodes do again and
+    /// again they do not do at the same moment.
+    pub fn sleep_about(&self, duration: Duration) -> Task {
+        let draw = self.random().map_or(0, u64::from_le_bytes);
+        let part = u32::try_from(draw % 5_000).unwrap_or(0);
+        self.sleep(duration / 2 + duration / 5_000 * part)
+    }
+
     /// Runs a computation on the pool and waits for what it returns.
     ///
     /// # Errors

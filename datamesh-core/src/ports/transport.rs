@@ -116,6 +116,86 @@ pub struct PeerRoute {
     pub addresses: Vec<Address>,
 }
 
+/// By what kind of way a peer is reached, the cheapest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Way {
+    /// Inside the process: nothing is copied.
+    SameProcess,
+    /// Between processes of one machine: nothing is encrypted on the way.
+    SameMachine,
+    /// Over a network.
+    Network,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SameProcess => "same process",
+            Self::SameMachine => "same machine",
+            Self::Network => "network",
+        })
+    }
+}
+
+/// By what kind of connection a peer is reached over a network, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Reach {
+    /// Directly, over TCP.
+    Tcp,
+    /// Directly, over QUIC.
+    Quic,
+    /// By way of another member, which relays.
+    Relay,
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "direct, TCP",
+            Self::Quic => "direct, QUIC",
+            Self::Relay => "relayed",
+        })
+    }
+}
+
+/// One of the ways to a peer, and what was measured on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WayStatus {
+    /// The kind.
+    pub way: Way,
+    /// Whether the peer is connected this way.
+    pub connected: bool,
+    /// Whether requests go this way now.
+    pub chosen: bool,
+    /// Calls that were answered.
+    pub answered: u64,
+    /// Calls that failed because the way broke, or led nowhere.
+    pub failed: u64,
+    /// Bytes of the messages that were answered and of their answers.
+    pub bytes: u64,
+    /// The shortest time lately between a small request and its answer.
+    pub latency: Option<Duration>,
+    /// The most bytes that a message lately carried in a second.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl WayStatus {
+    /// A way of which nothing was measured; it is chosen where it is connected.
+    pub fn unmeasured(way: Way, connected: bool) -> Self {
+        Self {
+            way,
+            connected,
+            chosen: connected,
+            answered: 0,
+            failed: 0,
+            bytes: 0,
+            latency: None,
+            bytes_per_second: None,
+        }
+    }
+}
+
 /// What a transport tells unasked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -151,12 +231,33 @@ pub enum TransportEvent {
 /// 9. Known peers are dialled and kept connected with jittered backoff; a call to a known peer that is not
 ///    connected MUST try at once (or join the try under way), and fail as soon as that try fails.
 /// 10. After `close` returned, no thread or task of the transport runs, its ports are free, and every method
-///     returns [`ErrorKind::Closed`].
+///     returns [`ErrorKind::Closed`]. A call that `close` interrupts MUST end with [`ErrorKind::Closed`] only where its
+///     request was not handled, and else with [`ErrorKind::OutcomeUnknown`].
 ///
 /// The conformance suite is `datamesh_core::testing::transport` (feature `testing`).
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// The node that this transport speaks for.
     fn local_node(&self) -> NodeId;
+
+    /// By what kind of way its peers are reached; a transport of several ways names its dearest.
+    fn way(&self) -> Way {
+        Way::Network
+    }
+
+    /// By what kind of way an address leads to its node; `None` for one that the transport cannot read.
+    fn way_of(&self, _address: &Address) -> Option<Way> {
+        Some(self.way())
+    }
+
+    /// The ways to a peer, the cheapest first, where it has several; empty where there is nothing to choose from.
+    fn ways_to(&self, _node: NodeId) -> Vec<WayStatus> {
+        Vec::new()
+    }
+
+    /// The same for all peers together.
+    fn way_totals(&self) -> Vec<WayStatus> {
+        Vec::new()
+    }
 
     /// Sends a request to a peer and waits for its reply, for at most `limit`.
     ///
@@ -178,7 +279,8 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Dropping the future loses no request.
     fn accept(&self) -> impl Future<Output = Option<Inbound>> + Send;
 
-    /// The next event, or `None` after `close`. At most 1024 wait; then the oldest are dropped.
+    /// The next event, or `None` after `close`. At most 1024 wait; then the oldest are dropped. What is told of
+    /// strangers fills no more than half of that.
     ///
     /// # Cancel safety
     /// Dropping the future loses no event.
@@ -197,8 +299,19 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// The peers that are connected now.
     fn connected(&self) -> Vec<NodeId>;
 
+    /// Whether a peer is connected now.
+    fn is_connected(&self, node: NodeId) -> bool {
+        self.connected().contains(&node)
+    }
+
     /// The addresses under which others can reach this node now; empty when it does not listen.
     fn listen_addresses(&self) -> Vec<Address>;
+
+    /// How a connected peer is reached, where the transport has more than one way.
+    fn reach(&self, node: NodeId) -> Option<Reach> {
+        let _ = node;
+        None
+    }
 
     /// Closes all connections and lets go of ports and threads.
     fn close(&self) -> impl Future<Output = ()> + Send;
@@ -208,6 +321,14 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 pub trait DynTransport: fmt::Debug + Send + Sync + 'static {
     /// See [`Transport::local_node`].
     fn local_node(&self) -> NodeId;
+    /// See [`Transport::way`].
+    fn way(&self) -> Way;
+    /// See [`Transport::way_of`].
+    fn way_of(&self, address: &Address) -> Option<Way>;
+    /// See [`Transport::ways_to`].
+    fn ways_to(&self, node: NodeId) -> Vec<WayStatus>;
+    /// See [`Transport::way_totals`].
+    fn way_totals(&self) -> Vec<WayStatus>;
     /// See [`Transport::call`].
     fn call(&self, node: NodeId, request: Message, limit: Duration) -> BoxFuture<'_, Result<Message>>;
     /// See [`Transport::accept`].
@@ -220,8 +341,12 @@ pub trait DynTransport: fmt::Debug + Send + Sync + 'static {
     fn set_peers(&self, peers: Vec<PeerRoute>);
     /// See [`Transport::connected`].
     fn connected(&self) -> Vec<NodeId>;
+    /// See [`Transport::is_connected`].
+    fn is_connected(&self, node: NodeId) -> bool;
     /// See [`Transport::listen_addresses`].
     fn listen_addresses(&self) -> Vec<Address>;
+    /// See [`Transport::reach`].
+    fn reach(&self, node: NodeId) -> Option<Reach>;
     /// See [`Transport::close`].
     fn close(&self) -> BoxFuture<'_, ()>;
 }
@@ -229,6 +354,18 @@ pub trait DynTransport: fmt::Debug + Send + Sync + 'static {
 impl<T: Transport> DynTransport for T {
     fn local_node(&self) -> NodeId {
         Transport::local_node(self)
+    }
+    fn way(&self) -> Way {
+        Transport::way(self)
+    }
+    fn way_of(&self, address: &Address) -> Option<Way> {
+        Transport::way_of(self, address)
+    }
+    fn ways_to(&self, node: NodeId) -> Vec<WayStatus> {
+        Transport::ways_to(self, node)
+    }
+    fn way_totals(&self) -> Vec<WayStatus> {
+        Transport::way_totals(self)
     }
     fn call(&self, node: NodeId, request: Message, limit: Duration) -> BoxFuture<'_, Result<Message>> {
         Box::pin(Transport::call(self, node, request, limit))
@@ -248,8 +385,14 @@ impl<T: Transport> DynTransport for T {
     fn connected(&self) -> Vec<NodeId> {
         Transport::connected(self)
     }
+    fn is_connected(&self, node: NodeId) -> bool {
+        Transport::is_connected(self, node)
+    }
     fn listen_addresses(&self) -> Vec<Address> {
         Transport::listen_addresses(self)
+    }
+    fn reach(&self, node: NodeId) -> Option<Reach> {
+        Transport::reach(self, node)
     }
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(Transport::close(self))
@@ -259,6 +402,18 @@ impl<T: Transport> DynTransport for T {
 impl Transport for Arc<dyn DynTransport> {
     fn local_node(&self) -> NodeId {
         (**self).local_node()
+    }
+    fn way(&self) -> Way {
+        (**self).way()
+    }
+    fn way_of(&self, address: &Address) -> Option<Way> {
+        (**self).way_of(address)
+    }
+    fn ways_to(&self, node: NodeId) -> Vec<WayStatus> {
+        (**self).ways_to(node)
+    }
+    fn way_totals(&self) -> Vec<WayStatus> {
+        (**self).way_totals()
     }
     fn call(
         &self,
@@ -283,8 +438,14 @@ impl Transport for Arc<dyn DynTransport> {
     fn connected(&self) -> Vec<NodeId> {
         (**self).connected()
     }
+    fn is_connected(&self, node: NodeId) -> bool {
+        (**self).is_connected(node)
+    }
     fn listen_addresses(&self) -> Vec<Address> {
         (**self).listen_addresses()
+    }
+    fn reach(&self, node: NodeId) -> Option<Reach> {
+        (**self).reach(node)
     }
     fn close(&self) -> impl Future<Output = ()> + Send {
         (**self).close()

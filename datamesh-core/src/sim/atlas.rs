@@ -15,7 +15,8 @@ pub enum Misfortune {
     Crash,
     /// It is shut down in good order, and comes back.
     Stop,
-    /// Its process dies and stays away for so long that others take over what it held; then it comes back with all of it.
+    /// Its process dies and stays away for so long that others take over what it held; then it comes back with all of
+    /// it.
     Away,
     /// It stands still for a while.
     Freeze,

@@ -31,6 +31,7 @@ pub use campaign::{Campaign, Summary};
 pub use failure::Failure;
 pub use link::Link;
 pub use mesh::{MakeIdentity, Parts, SimBuilder, SimMesh};
+pub use network::Gossip;
 pub use progress::Progress;
 pub use roles::Role;
 pub use storage::Disk;

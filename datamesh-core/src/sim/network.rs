@@ -4,6 +4,8 @@
 //! a cut link holds back comes when it is whole again, or never, when the connection is given up before. Packets of
 //! different requests overtake each other. What came twice was dropped below, as the transport port demands.
 
+mod dials;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
@@ -129,6 +131,36 @@ struct State {
     /// The nodes that are hostile, whatever becomes of their processes.
     actors: BTreeMap<usize, Actor>,
     draws: Draws,
+    gossip: Gossip,
+}
+
+/// What members have told each other of members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Gossip {
+    /// Requests and replies with node records.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The bytes of the longest of them.
+    pub longest: usize,
+}
+
+impl Gossip {
+    /// Counts a message if it is one with node records: the number of the request is 2, that of the reply 3.
+    fn count(&mut self, content: &Content) {
+        let (head, number) = match content {
+            Content::Request(message) => (&message.head, 2),
+            Content::Reply(Ok(message)) => (&message.head, 3),
+            _ => return,
+        };
+        // A head is a map that begins with the version, 1, and the number.
+        if head.get(1..5) == Some(&[0, 1, 1, number]) {
+            self.messages += 1;
+            self.bytes += head.len() as u64;
+            self.longest = self.longest.max(head.len());
+        }
+    }
 }
 
 impl std::fmt::Debug for Network {
@@ -155,6 +187,7 @@ impl Network {
             peaks: BTreeMap::new(),
             actors: BTreeMap::new(),
             draws: Draws::new(seed, "network"),
+            gossip: Gossip::default(),
         };
         Arc::new(Self { state: Mutex::new(state) })
     }
@@ -207,6 +240,11 @@ impl Network {
         let state = self.state();
         // A peer that has crashed in silence is not missed yet, so its name is the one it had.
         state.peers_of(node).filter_map(|(peer, _)| state.id(peer)).collect()
+    }
+
+    /// What members have told each other of members so far.
+    pub(super) fn gossip(&self) -> Gossip {
+        self.state().gossip
     }
 
     /// Requests that are under way in the whole network, those that are being handled, and packets that are held.
@@ -263,7 +301,7 @@ impl Net {
         let dials: Vec<Dial> = dials.iter().filter_map(|way| state.dials.remove(way)).collect();
         drop(state);
         for call in own {
-            drop(call.result.send(Err(closed())));
+            drop(call.result.send(Err(interrupted())));
         }
         drop(dials);
         if let Some(endpoint) = endpoint {
@@ -399,6 +437,7 @@ impl Net {
             drop(state);
             return drop(packet);
         };
+        state.gossip.count(&packet.content);
         let link = state.links.entry(way).or_default();
         if link.cut || link.clogged {
             link.held.push(packet);
@@ -517,26 +556,17 @@ impl Net {
         message: Message,
     ) -> Result<(u64, oneshot::Receiver<Result<Message>>)> {
         let forged = self.state().actors.get_mut(&from).and_then(Actor::forge);
-        if let Some(forged) = forged {
-            // Nobody waits for what comes of it.
-            drop(self.dispatch(from, scope, to, forged)?);
-        }
-        self.dispatch(from, scope, to, message)
-    }
-
-    fn dispatch(
-        &self,
-        from: usize,
-        scope: ScopeId,
-        to: usize,
-        message: Message,
-    ) -> Result<(u64, oneshot::Receiver<Result<Message>>)> {
         let (result, answer) = oneshot::channel();
         let mut state = self.state();
         let connection = state.connection(from, to).ok_or_else(unreachable)?;
         let call = state.number();
         state.begin_call(call, Call { from, to, staged: staged_bytes(&message), result });
+        let forged = forged.map(|message| (state.number(), Content::Request(message)));
         drop(state);
+        if let Some((call, content)) = forged {
+            // No call waits for what comes of it.
+            self.carry(Packet { from, scope, to, connection, call, content });
+        }
         self.carry(Packet { from, scope, to, connection, call, content: Content::Request(message) });
         Ok((call, answer))
     }
@@ -549,123 +579,6 @@ impl Net {
         drop(state);
         if let Some(connection) = connection {
             self.carry(Packet { from, scope, to, connection, call, content: Content::Cancel });
-        }
-    }
-
-    /// Dials a peer, or joins the dial that is under way.
-    pub(super) fn dial(&self, from: usize, to: usize) -> oneshot::Receiver<bool> {
-        let (sender, receiver) = oneshot::channel();
-        let mut state = self.state();
-        let dial = state.dials.entry((from, to)).or_default();
-        dial.waiting.push(sender);
-        let start = !std::mem::replace(&mut dial.running, true);
-        drop(state);
-        if start {
-            self.attempt(from, to);
-        }
-        receiver
-    }
-
-    fn attempt(&self, from: usize, to: usize) {
-        let mut state = self.state();
-        let there = state.latency((from, to));
-        let back = state.latency((to, from));
-        drop(state);
-        let net = self.clone();
-        self.world.run_after(there + back, move |_| net.try_connect(from, to));
-    }
-
-    fn try_connect(&self, from: usize, to: usize) {
-        let state = self.state();
-        let Some(caller) = state.endpoints.get(&from) else { return };
-        let open = |way| state.links.get(&way).is_none_or(|link| !link.cut && !link.clogged);
-        let reachable = open((from, to)) && open((to, from));
-        let awake = |scope| !self.world.is_frozen(scope);
-        let answers = state.endpoints.get(&to).map(|endpoint| awake(endpoint.scope));
-        let caller_awake = awake(caller.scope);
-        drop(state);
-        match answers {
-            Some(true) if reachable && caller_awake => self.connect(from, to),
-            // Nobody listens there: refused at once.
-            None if reachable => self.dialled(from, to, false),
-            _ => {
-                let net = self.clone();
-                self.world.run_after(DIAL_LIMIT, move |_| net.dialled(from, to, false));
-            }
-        }
-    }
-
-    fn connect(&self, a: usize, b: usize) {
-        let mut state = self.state();
-        let number = state.number();
-        let is_new = state.connection(a, b).is_none();
-        if is_new {
-            state.connections.entry(a).or_default().insert(b, number);
-            state.connections.entry(b).or_default().insert(a, number);
-        }
-        let (id_a, id_b) = (state.id(a), state.id(b));
-        drop(state);
-        if is_new {
-            self.world.note(a, "connected", [b as u64, number], &[]);
-            for (at, other) in [(a, id_b), (b, id_a)] {
-                if let Some(other) = other {
-                    self.tell(at, TransportEvent::Connected(other));
-                }
-            }
-        }
-        self.dialled(a, b, true);
-        self.dialled(b, a, true);
-    }
-
-    /// Ends a dial; a peer that is wanted is dialled again later.
-    fn dialled(&self, from: usize, to: usize, connected: bool) {
-        let mut state = self.state();
-        let Some(dial) = state.dials.get_mut(&(from, to)) else { return };
-        let waiting = std::mem::take(&mut dial.waiting);
-        dial.running = false;
-        if connected {
-            state.dials.remove(&(from, to));
-        } else {
-            dial.failed = dial.failed.saturating_add(1);
-        }
-        drop(state);
-        for sender in waiting {
-            // Whoever waited may have given up.
-            let _ = sender.send(connected);
-        }
-        if !connected {
-            self.redial(from, to);
-        }
-    }
-
-    /// Dials a peer that is wanted and not connected, after a pause that grows with each failure.
-    pub(super) fn redial(&self, from: usize, to: usize) {
-        let mut state = self.state();
-        let wanted = state.endpoints.get(&from).is_some_and(|endpoint| endpoint.routes.contains(&to));
-        if !wanted || state.connection(from, to).is_some() {
-            return;
-        }
-        let failed = state.dials.entry((from, to)).or_default().failed;
-        let longest = (Duration::from_millis(250) * 2_u32.saturating_pow(failed.min(10))).min(MAX_BACKOFF);
-        let pause = if failed == 0 { Duration::ZERO } else { state.draws.time(longest / 2, longest) };
-        drop(state);
-        let net = self.clone();
-        self.world.run_after(pause, move |_| drop(net.dial_if_wanted(from, to)));
-    }
-
-    fn dial_if_wanted(&self, from: usize, to: usize) -> Option<oneshot::Receiver<bool>> {
-        let state = self.state();
-        let wanted = state.endpoints.get(&from).is_some_and(|endpoint| endpoint.routes.contains(&to));
-        let needless = state.connection(from, to).is_some();
-        drop(state);
-        (wanted && !needless).then(|| self.dial(from, to))
-    }
-
-    /// Forgets connections of a node's earlier incarnation, which a new one takes the place of.
-    pub(super) fn supersede(&self, node: usize) {
-        let peers: Vec<_> = self.state().peers_of(node).collect();
-        for (peer, connection) in peers {
-            self.break_connection(node, peer, Some(connection));
         }
     }
 }
@@ -778,6 +691,14 @@ fn staged_bytes(message: &Message) -> usize {
 
 pub(super) fn closed() -> Error {
     Error::new(ErrorKind::Closed, "this end of the simulated network is closed")
+}
+
+/// This end was closed when the request was on its way.
+pub(super) fn interrupted() -> Error {
+    Error::new(
+        ErrorKind::OutcomeUnknown,
+        "this end of the simulated network was closed before the reply came",
+    )
 }
 
 pub(super) fn unreachable() -> Error {

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectId;
 use crate::mesh::{Limits, Mesh};
 use crate::observe::Event;
+use crate::peers::NodeStatus;
 use crate::ports::Redundancy;
 use crate::sim::atlas::{Atlas, Misfortune};
 use crate::sim::campaign::Summary;
@@ -460,6 +461,9 @@ impl Play {
                 *lock(&self.summary).operations.entry(format!("lie: {}", role.name())).or_default() += 1;
                 sim.role(node, Some(role));
                 sim.sleep(lasts).await;
+                // It is honest again because another program runs there, which begins anew: who stopped lying without a
+                // sign could be found out by no more than the next look at everything.
+                sim.crash(node);
                 sim.role(node, None);
                 if role.loses() {
                     self.model().damaged(node, sim.now(), true);
@@ -539,8 +543,9 @@ impl Play {
         }
         for node in 0..self.sim.len() {
             let Ok(mesh) = self.sim.mesh(node) else { continue };
-            // Who lied is honest again, and its users believe it.
-            for status in mesh.nodes() {
+            // Who lied is honest again, and its users believe it and count on it.
+            let is_doubted = |status: &&NodeStatus| !status.trusted || status.audits.is_poor();
+            for status in mesh.nodes().iter().filter(is_doubted) {
                 drop(mesh.trust(status.record.node).await);
             }
             let waited = mesh.wait_for_nodes(self.sim.len(), Duration::from_secs(120)).await;

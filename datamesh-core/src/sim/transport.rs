@@ -11,7 +11,7 @@ use crate::id::NodeId;
 use crate::ports::{
     Address, Inbound, MAX_BODY_LEN, MAX_HEAD_LEN, Message, PeerRoute, Runtime, Transport, TransportEvent,
 };
-use crate::sim::network::{Endpoint, MAX_CALLS_OF_PEER, Net, closed, unreachable};
+use crate::sim::network::{Endpoint, MAX_CALLS_OF_PEER, Net, closed, interrupted, unreachable};
 use crate::sim::world::ScopeId;
 
 /// The most routes that are used, as the port says.
@@ -99,7 +99,7 @@ impl SimTransport {
         }
         let (call, answer) = self.net.send(self.node, self.scope, peer, request)?;
         let _pending = Pending { transport: self, call };
-        answer.await.unwrap_or_else(|_| Err(closed()))
+        answer.await.unwrap_or_else(|_| Err(interrupted()))
     }
 
     /// Waits for something at this end; `None` when the end is closed.

@@ -47,8 +47,8 @@ fn keys_and_names() {
         ("object_id_single", *single_manifest().0.as_bytes()),
         ("object_id_many", *many_manifest().0.as_bytes()),
         ("hash_of_5000_bytes", *ShardId::of(&(0..5000u32).map(|n| n as u8).collect::<Vec<_>>()).as_bytes()),
-        ("mesh_key", *ticket().mesh_key.as_bytes()),
-        ("network_name", ticket().mesh_key.network_name()),
+        ("mesh_key", *ticket().mesh_key().unwrap().as_bytes()),
+        ("network_name", ticket().mesh_key().unwrap().network_name()),
     ];
     pin("keys.txt", &lines.map(|(name, value)| format!("{name} {}", hex(&value))).join("\n"));
 }
@@ -66,6 +66,14 @@ fn segments_and_shards() {
         plain.extend_from_slice(&sealed);
     }
     assert_eq!(plain, plaintext());
+}
+
+#[test]
+fn admission_bytes() {
+    let certificate = unhex(&pin("certificate.hex", &hex(&self::certificate().encode())));
+    assert_eq!(SignedCertificate::decode(&certificate, &SUITE).unwrap(), self::certificate());
+    let epoch = unhex(&pin("epoch.hex", &hex(&self::epoch().encode())));
+    assert_eq!(SignedEpoch::decode(&epoch, &SUITE).unwrap(), self::epoch());
 }
 
 #[test]
@@ -102,12 +110,25 @@ fn text_forms() {
     pin("capabilities.hex", &bytes.join("\n"));
     let golden = pin("ticket.txt", &ticket().to_text());
     assert_eq!(golden.parse::<Ticket>().unwrap(), ticket());
+    let invitation = ticket().until(datamesh_core::ports::Timestamp(1_800_000_000_000)).unwrap();
+    let golden = pin("invitation.txt", &invitation.to_text());
+    assert_eq!(golden.parse::<Ticket>().unwrap(), invitation);
+    let later = Ticket { entry: Entry::Key(mesh_keys().without_previous()), ..ticket() };
+    let golden = pin("ticket_later.txt", &later.to_text());
+    assert_eq!(golden.parse::<Ticket>().unwrap(), later);
+    assert_eq!(later.network(), ticket().network());
 }
 
 #[test]
 fn record_bytes() {
     let golden = unhex(&pin("record.hex", &hex(&record().encode())));
     assert_eq!(SignedRecord::decode(&golden, &SUITE).unwrap(), record());
+}
+
+#[test]
+fn mesh_keys_bytes() {
+    let golden = unhex(&pin("mesh_keys.hex", &hex(&mesh_keys().encode())));
+    assert_eq!(MeshKeys::decode(&golden).unwrap(), mesh_keys());
 }
 
 #[test]

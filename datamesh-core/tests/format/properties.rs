@@ -14,6 +14,8 @@ fn decode_all(bytes: &[u8]) {
     let _ = Manifest::decode(bytes).and_then(|manifest| manifest.open(&keys(), &SUITE));
     let _ = Capability::from_bytes(bytes);
     let _ = SignedRecord::decode(bytes, &SUITE);
+    let _ = (SignedCertificate::decode(bytes, &SUITE), SignedEpoch::decode(bytes, &SUITE));
+    let _ = AdmissionKeys::decode(bytes);
     let _ = Request::decode(bytes);
     let _ = Reply::decode(bytes);
     let text = String::from_utf8_lossy(bytes);
@@ -32,6 +34,9 @@ fn encodings() -> Vec<Vec<u8>> {
         own.to_text().as_bytes().to_vec(),
         ticket().to_text().as_bytes().to_vec(),
         record().encode().to_vec(),
+        certificate().encode().to_vec(),
+        epoch().encode().to_vec(),
+        AdmissionKeys(vec![certificate().authority()]).encode().to_vec(),
     ];
     all.extend(requests().iter().map(|request| request.encode().to_vec()));
     all.extend(replies().iter().map(|reply| reply.encode().to_vec()));
@@ -44,6 +49,9 @@ fn decodes(bytes: &[u8]) -> bool {
         || Manifest::decode(bytes).is_ok()
         || Capability::from_bytes(bytes).is_ok()
         || SignedRecord::decode(bytes, &SUITE).is_ok()
+        || SignedCertificate::decode(bytes, &SUITE).is_ok()
+        || SignedEpoch::decode(bytes, &SUITE).is_ok()
+        || AdmissionKeys::decode(bytes).is_ok()
         || Request::decode(bytes).is_ok()
         || Reply::decode(bytes).is_ok()
 }

@@ -340,3 +340,24 @@ fn messages() {
     let shortened = Reply::Failed { refusal: Refusal::Busy, text: "x".repeat(254) };
     assert_eq!(Reply::decode(&long.encode()).unwrap(), shortened);
 }
+
+#[test]
+fn certificates_and_epochs() {
+    let (certificate, epoch) = (certificate().encode(), epoch().encode());
+    let denied = |error: datamesh_core::Error| assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error}");
+    // A signature over one kind of value is none over another.
+    denied(SignedEpoch::decode(&certificate, &SUITE).unwrap_err());
+    denied(SignedCertificate::decode(&epoch, &SUITE).unwrap_err());
+    for at in 0..certificate.len() {
+        let mut altered = certificate.to_vec();
+        altered[at] ^= 1;
+        assert!(SignedCertificate::decode(&altered, &SUITE).is_err(), "byte {at}");
+    }
+    let text = self::certificate().to_text();
+    assert_eq!(SignedCertificate::from_text(&text, &SUITE).unwrap(), self::certificate());
+    assert!(SignedCertificate::from_text(&text.replacen('a', "b", 1), &SUITE).is_err());
+    let revoked =
+        (0..=MAX_REVOKED as u64).map(|n| NodeId::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes()));
+    let crowded = Epoch { number: 1, oldest: 0, revoked: revoked.collect() };
+    assert_eq!(crowded.sign(&Key::new(8)).unwrap_err().kind(), ErrorKind::LimitExceeded);
+}

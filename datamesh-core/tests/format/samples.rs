@@ -116,11 +116,19 @@ pub(crate) fn many_manifest() -> (ObjectId, Bytes) {
 
 pub(crate) fn ticket() -> Ticket {
     Ticket {
-        mesh_key: MeshKey::from_bytes(counted(0x80)),
+        entry: Entry::Key(MeshKeys::first(MeshKey::from_bytes(counted(0x80)))),
         addresses: ["/ip4/192.0.2.1/tcp/4001", "/dns/node.example/tcp/4001"]
             .map(|a| a.parse().unwrap())
             .to_vec(),
+        admission: Vec::new(),
     }
+}
+
+/// The keys of the ticket's mesh after two changes.
+pub(crate) fn mesh_keys() -> MeshKeys {
+    let [first, second, third] = [0x80, 0xa0, 0xc0].map(|byte| MeshKey::from_bytes(counted(byte)));
+    let until = Timestamp(1_800_000_000_000);
+    MeshKeys::first(first).next(second, until).unwrap().next(third, until).unwrap()
 }
 
 pub(crate) fn record() -> SignedRecord {
@@ -131,9 +139,21 @@ pub(crate) fn record() -> SignedRecord {
         zone: "rack-1".parse().unwrap(),
         capacity: 1 << 40,
         sequence: 42,
+        certificate: None,
     }
     .sign(&key)
     .unwrap()
+}
+
+pub(crate) fn certificate() -> SignedCertificate {
+    let (zone, not_after) = (Some("rack-2".parse().unwrap()), Timestamp(1_800_000_000_000));
+    Certificate { node: Key::new(7).node_id(), zone, capacity: 1 << 30, not_after, epoch: 2 }
+        .sign(&Key::new(8))
+}
+
+pub(crate) fn epoch() -> SignedEpoch {
+    let revoked = [9, 3, 9].map(|byte| NodeId::from_bytes([byte; 32])).to_vec();
+    Epoch { number: 3, oldest: 1, revoked }.sign(&Key::new(8)).unwrap()
 }
 
 pub(crate) fn requests() -> Vec<Request> {
@@ -161,6 +181,8 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::Named { extents: vec![extent, extent] },
         Request::Removals { removals: vec![Removed { id: [6; 32], secret }] },
         Request::Prove { shard, nonce: [7; 16] },
+        Request::Epoch { number: 3 },
+        Request::Keys { generation: 2, name: counted(0xe0) },
     ]
 }
 

@@ -84,7 +84,7 @@ fn nothing_prints_a_secret() {
     const CANARY: [u8; 32] = *b"canary-canary-canary-canary-cana";
     let owner = OwnerSecret::from_bytes(CANARY);
     let capability = Capability::own(inline_manifest().0, owner.clone());
-    let ticket = Ticket { mesh_key: MeshKey::from_bytes(CANARY), addresses: vec![] };
+    let ticket = Ticket::new(MeshKey::from_bytes(CANARY), vec![]);
     let mut header = header(0, Some(b"canary-canary"));
     header.metadata.insert("canary-canary".into(), "canary-canary".into());
     let printed = format!(

@@ -64,8 +64,8 @@ pub(crate) fn an_end_too_soon(seed: u64) -> Option<String> {
     opened.is_ok().then(|| "i2_no_wrong_bytes".into())
 }
 
-/// A code whose parity shards are what a function makes of the first data shard. It restores no more than one data shard,
-/// by taking any other for it.
+/// A code whose parity shards are what a function makes of the first data shard. It restores no more than one data
+/// shard, by taking any other for it.
 struct Forged<F>(F);
 
 impl<F> fmt::Debug for Forged<F> {

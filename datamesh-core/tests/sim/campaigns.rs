@@ -103,13 +103,15 @@ fn a_seed_decides_everything() {
     });
 }
 
-/// Seeds that once broke a promise, and for how many minutes they ran. In the first four a node that had lost its disk
-/// signed records that its old ones outranked, so that members never agreed (i5). In 2862 such a node was opened
-/// without an address to join by, took itself for the whole mesh, and called what others held not found (i4). In 55 and 60
-/// a node that had been away, and was asked once before and once after, counted as gone for an hour more (i8). In 72 a
-/// node with a full disk did not renew the record that it had forgotten (i5).
-const FOUND: [(u64, u64); 8] =
-    [(12, 60), (14, 60), (17, 60), (24, 60), (2862, 15), (55, 60), (60, 60), (72, 60)];
+/// Seeds that once broke a promise, and for how many minutes they ran. In the first four a node that had lost its
+/// disk signed records that its old ones outranked, so that members never agreed (i5). In 162 a holder that lacked a
+/// shard waited its turn to bring it back, and the others, who had last seen that all was well, did not look (i8). In
+/// 405 a node called rotten what a crash had left of a write that nobody was told of (i9). In 2862 a node that had
+/// lost its disk was opened without an address to join by, took itself for the whole mesh, and called what others
+/// held not found (i4). In 55 and 60 a node that had been away, and was asked once before and once after, counted as
+/// gone for an hour more (i8). In 72 a node with a full disk did not renew the record that it had forgotten (i5).
+const FOUND: [(u64, u64); 10] =
+    [(12, 60), (14, 60), (17, 60), (24, 60), (162, 15), (405, 15), (2862, 15), (55, 60), (60, 60), (72, 60)];
 
 #[test]
 fn what_was_found_stays_mended() {

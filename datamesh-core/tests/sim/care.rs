@@ -103,6 +103,27 @@ fn who_leaves_politely_is_not_missed() {
 }
 
 #[test]
+fn what_is_removed_meanwhile_keeps_nobody_from_leaving() {
+    let told = tell(builder(2).nodes(8), |sim| async move {
+        let all = put_some(&sim, 12).await?;
+        sim.sleep(3 * MINUTE).await;
+        let drain = sim.mesh(5)?.drain().deadline(10 * MINUTE).into_future();
+        let remove = async {
+            // All know by now that it leaves, and it holds everything still.
+            sim.sleep(Duration::from_secs(2)).await;
+            assert!(sim.mesh(5)?.metrics().bytes_released == 0);
+            for capability in &all {
+                assert_eq!(sim.mesh(0)?.remove(capability).await?.unreached, []);
+            }
+            Ok(())
+        };
+        futures::future::try_join(drain, remove).await?;
+        Ok(())
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
 fn the_last_node_cannot_leave() {
     let told = tell(builder(2).nodes(1), |sim| async move {
         let refused = sim.mesh(0)?.drain().await.unwrap_err();

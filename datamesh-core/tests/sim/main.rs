@@ -13,6 +13,8 @@ mod byzantine;
 mod campaigns;
 mod care;
 mod first;
+mod flow;
+mod gossip;
 mod parts;
 mod removal;
 mod roles;

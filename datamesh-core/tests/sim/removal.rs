@@ -41,7 +41,8 @@ fn tombstones(sim: &SimMesh) -> Vec<usize> {
     (0..sim.len()).map(|node| sim.records(node, Table::Tombstones)).collect()
 }
 
-/// One holder is away for a day while objects are removed, and comes back with all of them; another was wiped meanwhile.
+/// One holder is away for a day while objects are removed, and comes back with all of them; another was wiped
+/// meanwhile.
 pub(crate) fn who_was_away_learns_of_removals(seed: u64) -> Option<String> {
     tell(mesh(seed), |sim| async move {
         let objects = put_some(&sim, 8).await?;
@@ -79,8 +80,8 @@ async fn die_putting(sim: &SimMesh, seed: u64) -> Result<()> {
     must(put.is_none_or(|put| put.is_err()), "the put was done before its node died")
 }
 
-/// Extents without a manifest go after their time, and not while somebody is silent who may have it; what has a manifest
-/// stays.
+/// Extents without a manifest go after their time, and not while somebody is silent who may have it; what has a
+/// manifest stays.
 pub(crate) fn extents_without_a_manifest_go(seed: u64) -> Option<String> {
     tell(mesh(seed), |sim| async move {
         let kept = put_some(&sim, 3).await?;

@@ -194,8 +194,8 @@ impl Stage {
     }
 }
 
-/// Objects are put before and after some nodes turn hostile, care does what it does for hours, and everything can be read
-/// all the time; at last the hostile vanish, and the others have all of it.
+/// Objects are put before and after some nodes turn hostile, care does what it does for hours, and everything can be
+/// read all the time; at last the hostile vanish, and the others have all of it.
 pub(crate) fn bear(seed: u64, size: Size, role: impl Fn(usize) -> Role) -> Option<String> {
     tell(size.mesh(seed), |sim| async move {
         let mut stage = Stage::new(sim.clone(), size.draw(seed))?;
@@ -237,7 +237,8 @@ pub(crate) fn collude(seed: u64, size: Size) -> Option<String> {
     })
 }
 
-/// Nodes that lie of what they hold lose their place: what they were to hold is with others, and nobody honest is blamed.
+/// Nodes that lie of what they hold lose their place: what they were to hold is with others, and nobody honest is
+/// blamed.
 pub(crate) fn found_out(seed: u64, role: Role, hours: u32) -> Option<String> {
     let size = Size { nodes: 9, hostile: 2, redundancy: Redundancy::STANDARD };
     tell(size.mesh(seed), |sim| async move {

@@ -1,5 +1,5 @@
-//! Stories of meshes that look after themselves, each with what must hold in it. They are told by the tests of care, and
-//! with planted bugs.
+//! Stories of meshes that look after themselves, each with what must hold in it. They are told by the tests of care,
+//! and with planted bugs.
 
 use std::time::Duration;
 
@@ -110,7 +110,8 @@ async fn out_of_place(sim: &SimMesh, asker: usize, all: &[Capability]) -> Result
     Ok((strange, lacking))
 }
 
-/// A node is lost for good: nothing moves within its grace time, then all that it held is rebuilt, each stripe read once.
+/// A node is lost for good: nothing moves within its grace time, then all that it held is rebuilt, each stripe read
+/// once.
 pub(crate) fn lost_node(seed: u64) -> std::result::Result<(), String> {
     tell(builder(seed).nodes(9), |sim| async move {
         let all = put_some(&sim, 12).await?;

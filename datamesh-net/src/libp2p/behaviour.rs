@@ -1,4 +1,4 @@
-//! What the swarm runs: limits first, then pings, then the connections of the mesh.
+//! What the swarm runs: limits first, then pings and the connections of the mesh, then what members do for each other.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,20 +7,41 @@ use std::task::{Context, Poll};
 use datamesh_core::id::NodeId;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
-use libp2p::swarm::{ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandlerInEvent, ToSwarm};
-use libp2p::{Multiaddr, PeerId, connection_limits, ping};
+#[cfg(any(feature = "kad", feature = "nat"))]
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandlerInEvent, ToSwarm,
+};
+use libp2p::{Multiaddr, PeerId, connection_limits, identify, ping};
 
-use super::handler::{FromHandler, Handler};
+use super::gate::{Gated, Gates};
+use super::handler::{FromHandler, Handler, ToHandler};
 use super::names;
-use super::peers::Shared;
-use super::proof::Role;
+use super::proof::{Own, Role};
+use crate::wire::peers::Shared;
 
-/// The order matters: what a limit denies must not have been noted by anything before it.
+/// The order matters: what a limit or the mesh denies must not have been noted by anything before it.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     pub(super) limits: connection_limits::Behaviour,
     pub(super) ping: ping::Behaviour,
     pub(super) mesh: Mesh,
+    /// What strangers are told of this node, where they are told anything.
+    pub(super) greeting: Gated<identify::Behaviour>,
+    /// What members tell each other of themselves, for the protocols below.
+    pub(super) identify: Gated<identify::Behaviour>,
+    #[cfg(feature = "kad")]
+    pub(super) kademlia: Toggle<Gated<super::kademlia::Table>>,
+    #[cfg(feature = "nat")]
+    pub(super) relay: Toggle<Gated<libp2p::relay::Behaviour>>,
+    #[cfg(feature = "nat")]
+    pub(super) relayed: Toggle<Gated<libp2p::relay::client::Behaviour>>,
+    #[cfg(feature = "nat")]
+    pub(super) punch: Toggle<Gated<libp2p::dcutr::Behaviour>>,
+    #[cfg(feature = "nat")]
+    pub(super) look: Toggle<Gated<libp2p::autonat::v2::client::Behaviour>>,
+    #[cfg(feature = "nat")]
+    pub(super) look_for_others: Toggle<Gated<libp2p::autonat::v2::server::Behaviour>>,
 }
 
 /// What a connection of the mesh told.
@@ -34,19 +55,33 @@ pub(super) struct Told {
 /// Gives each connection its handler and passes on what it tells.
 pub(super) struct Mesh {
     shared: Arc<Shared>,
-    told: VecDeque<Told>,
+    own: Arc<Own>,
+    gates: Arc<Gates>,
+    events: VecDeque<ToSwarm<Told, ToHandler>>,
 }
 
 impl Mesh {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, told: VecDeque::new() }
+    pub(super) fn new(shared: Arc<Shared>, own: Own, gates: Arc<Gates>) -> Self {
+        Self { shared, own: Arc::new(own), gates, events: VecDeque::new() }
     }
 
-    fn handler(&self, remote: PeerId, role: Role) -> Result<Handler, ConnectionDenied> {
+    /// Has a connection proved with the newest mesh key.
+    pub(super) fn renew(&mut self, peer_id: PeerId, connection: ConnectionId) {
+        let handler = NotifyHandler::One(connection);
+        self.events.push_back(ToSwarm::NotifyHandler { peer_id, handler, event: ToHandler::Renew });
+    }
+
+    fn handler(
+        &self,
+        connection: ConnectionId,
+        remote: PeerId,
+        role: Role,
+    ) -> Result<Handler, ConnectionDenied> {
         let node = names::node_of(&remote).ok_or_else(|| ConnectionDenied::new("a node's key is Ed25519"))?;
         // A stranger's record is forgotten when its connection ends, and connections are limited.
         let peer = self.shared.peer_or_new(node);
-        Ok(Handler::new(self.shared.clone(), remote, peer, role))
+        let gate = self.gates.of(connection);
+        Ok(Handler::new(self.shared.clone(), self.own.clone(), remote, peer, role, gate))
     }
 }
 
@@ -56,38 +91,48 @@ impl NetworkBehaviour for Mesh {
 
     fn handle_established_inbound_connection(
         &mut self,
-        _: ConnectionId,
+        connection: ConnectionId,
         remote: PeerId,
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<Handler, ConnectionDenied> {
-        self.handler(remote, Role::Listener)
+        self.handler(connection, remote, Role::Listener)
     }
 
     fn handle_established_outbound_connection(
         &mut self,
-        _: ConnectionId,
+        connection: ConnectionId,
         remote: PeerId,
         _: &Multiaddr,
-        _: Endpoint,
+        endpoint: Endpoint,
         _: PortUse,
     ) -> Result<Handler, ConnectionDenied> {
-        self.handler(remote, Role::Dialler)
+        // Where both ends dial to get through a NAT, they agree on who listens.
+        let role = match endpoint {
+            Endpoint::Dialer => Role::Dialler,
+            Endpoint::Listener => Role::Listener,
+        };
+        self.handler(connection, remote, role)
     }
 
-    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        let over = match event {
+            FromSwarm::ConnectionClosed(closed) => closed.connection_id,
+            FromSwarm::ListenFailure(failure) => failure.connection_id,
+            FromSwarm::DialFailure(failure) => failure.connection_id,
+            _ => return,
+        };
+        self.gates.forget(over);
+    }
 
     fn on_connection_handler_event(&mut self, remote: PeerId, connection: ConnectionId, what: FromHandler) {
         if let Some(node) = names::node_of(&remote) {
-            self.told.push_back(Told { node, connection, what });
+            self.events.push_back(ToSwarm::GenerateEvent(Told { node, connection, what }));
         }
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Told, THandlerInEvent<Self>>> {
-        // The swarm polls after each event of a handler, so there is nobody to wake.
-        match self.told.pop_front() {
-            Some(told) => Poll::Ready(ToSwarm::GenerateEvent(told)),
-            None => Poll::Pending,
-        }
+        // The swarm polls after each event of a handler and after the driver's own steps, so there is nobody to wake.
+        self.events.pop_front().map_or(Poll::Pending, Poll::Ready)
     }
 }

@@ -1,61 +1,24 @@
-//! What a libp2p transport is opened with, and its limits.
+//! What a libp2p transport is opened with.
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::Arc;
 
+use datamesh_core::KeyRing;
+use datamesh_core::format::{Invitation, MeshKey};
 use datamesh_core::ports::Address;
 use zeroize::Zeroizing;
 
-/// The limits of a [`Libp2pTransport`](super::Libp2pTransport); every one has a default that fits a mesh of some hundred nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Limits {
-    /// Connections that others may have opened to this node at the same time: 256.
-    pub inbound_connections: u32,
-    /// Connections in their handshake at the same time, each way: 64.
-    pub pending_connections: u32,
-    /// Connections with one peer at the same time: 4. Two nodes that dial each other at once need 2.
-    pub connections_per_peer: u32,
-    /// Streams for requests to one peer that stay open: 4. One does not fill a fast link, and each
-    /// keeps the window that it has grown.
-    pub pooled_streams: usize,
-    /// Streams for requests to one peer at most: 32. More than the pool are opened while all of them
-    /// wait for slow handlers.
-    pub streams_per_peer: usize,
-    /// Calls to one peer that may wait for a stream or a reply: 512. Further callers wait to be let in.
-    pub calls_per_peer: usize,
-    /// Bytes of messages under way with one peer, for each of sent requests, received requests and
-    /// received replies: 16 MiB.
-    pub bytes_per_peer: usize,
-    /// The same for all peers together: 256 MiB.
-    pub bytes_in_total: usize,
-    /// How long dialling, the handshake and the proof of the mesh key may take, each: 10 s.
-    pub handshake: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            inbound_connections: 256,
-            pending_connections: 64,
-            connections_per_peer: 4,
-            pooled_streams: 4,
-            streams_per_peer: 32,
-            calls_per_peer: 512,
-            bytes_per_peer: 16 << 20,
-            bytes_in_total: 256 << 20,
-            handshake: Duration::from_secs(10),
-        }
-    }
-}
+use super::options::Discovery;
+use super::proof::Keys;
+use crate::wire::limits::Limits;
 
 /// What a [`Libp2pTransport`](super::Libp2pTransport) is opened with.
-#[derive(Clone)]
 pub struct Libp2pConfig {
     pub(super) secret_key: Zeroizing<[u8; 32]>,
-    pub(super) mesh_key: Zeroizing<[u8; 32]>,
+    pub(super) keys: Arc<Keys>,
     pub(super) listen: Vec<Address>,
     pub(super) limits: Limits,
+    pub(super) discovery: Discovery,
 }
 
 impl Libp2pConfig {
@@ -63,11 +26,27 @@ impl Libp2pConfig {
     ///
     /// Both keys are wiped when the configuration is dropped.
     pub fn new(secret_key: [u8; 32], mesh_key: [u8; 32]) -> Self {
+        Self::with_keys(secret_key, KeyRing::of(MeshKey::from_bytes(mesh_key)))
+    }
+
+    /// The same in the mesh of these keys, which the transport follows when they change.
+    pub fn with_keys(secret_key: [u8; 32], keys: KeyRing) -> Self {
+        Self::with(secret_key, Keys::Mesh(keys))
+    }
+
+    /// A node that has an invitation in place of the mesh key, and only dials: the first member that it reaches gives
+    /// it the key, for [`Libp2pTransport::learned_keys`](super::Libp2pTransport::learned_keys).
+    pub fn invited(secret_key: [u8; 32], invitation: &Invitation) -> Self {
+        Self::with(secret_key, Keys::invited(invitation.clone()))
+    }
+
+    fn with(secret_key: [u8; 32], keys: Keys) -> Self {
         Self {
             secret_key: Zeroizing::new(secret_key),
-            mesh_key: Zeroizing::new(mesh_key),
+            keys: Arc::new(keys),
             listen: Vec::new(),
             limits: Limits::default(),
+            discovery: Discovery::default(),
         }
     }
 
@@ -75,6 +54,13 @@ impl Libp2pConfig {
     #[must_use]
     pub fn listen(mut self, addresses: Vec<Address>) -> Self {
         self.listen = addresses;
+        self
+    }
+
+    /// How this node is found and reached beside the addresses that others were given.
+    #[must_use]
+    pub fn discovery(mut self, discovery: Discovery) -> Self {
+        self.discovery = discovery;
         self
     }
 
@@ -91,6 +77,7 @@ impl fmt::Debug for Libp2pConfig {
         f.debug_struct("Libp2pConfig")
             .field("listen", &self.listen)
             .field("limits", &self.limits)
+            .field("discovery", &self.discovery)
             .finish_non_exhaustive()
     }
 }

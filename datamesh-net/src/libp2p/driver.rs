@@ -2,78 +2,71 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use datamesh_core::id::NodeId;
-use datamesh_core::ports::{PeerRoute, TransportEvent};
+use datamesh_core::ports::{Reach, TransportEvent};
 use datamesh_core::{Error, ErrorKind, Result};
 use futures::StreamExt;
-use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId};
 
 use super::behaviour::{Behaviour, BehaviourEvent, Told};
-use super::failure::{deepest, explain, refused, unknown};
+use super::dials::{Dial, Queue, Wanted};
+use super::discovery::Addresses;
+use super::failure::{deepest, explain, refused};
 use super::handler::FromHandler;
 use super::names;
-use super::peers::{Shared, lock};
-use super::session::{Link, Session};
+use super::options::Discovery;
+use super::renewal::Renewals;
+use super::route::Route;
+use crate::wire::peers::Shared;
+use crate::wire::session::{Link, LinkId, Session};
+use crate::wire::sleep::{Sleep, asleep_in_all};
+use crate::wire::{self, keys};
 
-/// Dials to known peers at the same time; the rest waits its turn.
-const DIALS: usize = 48;
-
-/// The first wait before a known peer is dialled again; it doubles with each failure.
-const FIRST_RETRY: Duration = Duration::from_millis(200);
-
-/// The longest wait before a known peer is dialled again.
-const LAST_RETRY: Duration = Duration::from_secs(30);
+/// The time between two looks at what is idle, and at whether the machine has slept.
+const LEAST_TICK: Duration = Duration::from_millis(10);
+const LAST_TICK: Duration = Duration::from_secs(2);
 
 /// The age at which a connection is certain to have been seen by both ends.
 const SETTLED: Duration = Duration::from_secs(1);
 
+/// How often the driver looks at what tells nothing by itself.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How long a connection that a better one has replaced is kept for what goes on over it.
+const OUTDATED: Duration = Duration::from_secs(60);
+
 /// How long the end waits for the peers to hear of it.
 const FAREWELL: Duration = Duration::from_millis(300);
 
-/// What the transport's thread is asked for.
-pub(super) enum Command {
-    /// Dial a known peer, or join the dial under way.
-    Dial(NodeId, Dialled),
-    /// Dial an address.
-    Connect(Multiaddr, Option<PeerId>, Dialled),
-}
+/// An address, and the peer that it names if any.
+pub(super) type Target = (Multiaddr, Option<PeerId>);
 
-pub(super) type Commands = async_channel::Sender<Command>;
-
-/// Hears what became of a dial.
-type Dialled = oneshot::Sender<Result<NodeId>>;
-
-/// A peer to keep connected.
-struct Route {
-    peer: PeerId,
-    addresses: Vec<Multiaddr>,
-    failures: u32,
-    dial: Option<ConnectionId>,
-    /// Whether a retry waits for its time.
-    retrying: bool,
-}
-
-/// A dial under way: until its connection has proved the mesh key, or failed.
-struct Dial {
-    /// The known peer, or `None` for a dial by address.
-    node: Option<NodeId>,
-    waiting: Vec<Dialled>,
-}
+pub(super) type Command = wire::Command<Target>;
 
 pub(super) struct Driver {
-    shared: Arc<Shared>,
-    swarm: Swarm<Behaviour>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) swarm: Swarm<Behaviour>,
+    pub(super) addresses: Addresses,
+    #[cfg(feature = "kad")]
+    pub(super) lookups: super::kademlia::Lookups,
+    #[cfg(feature = "nat")]
+    pub(super) relays: super::nat::Relays,
+    #[cfg(feature = "mdns")]
+    pub(super) neighbours: Option<super::multicast::Neighbours>,
+    pub(super) renewals: Renewals,
     commands: async_channel::Receiver<Command>,
-    routes: HashMap<NodeId, Route>,
-    dials: HashMap<ConnectionId, Dial>,
-    retries: FuturesUnordered<BoxFuture<'static, NodeId>>,
+    pub(super) routes: HashMap<NodeId, Route>,
+    pub(super) dials: HashMap<ConnectionId, Dial>,
+    /// Dials that somebody asked for and that have no place yet.
+    pub(super) queue: Queue,
+    pub(super) retries: FuturesUnordered<BoxFuture<'static, NodeId>>,
+    /// Connections that a better one has taken the place of, until what goes on over them has ended.
+    outdated: FuturesUnordered<BoxFuture<'static, ConnectionId>>,
 }
 
 impl Driver {
@@ -81,9 +74,28 @@ impl Driver {
         shared: Arc<Shared>,
         swarm: Swarm<Behaviour>,
         commands: async_channel::Receiver<Command>,
+        discovery: Discovery,
+        renewals: Renewals,
     ) -> Self {
-        let (routes, dials, retries) = Default::default();
-        Self { shared, swarm, commands, routes, dials, retries }
+        let (routes, dials, queue, retries, outdated) = Default::default();
+        Self {
+            shared,
+            swarm,
+            addresses: Addresses::new(discovery),
+            #[cfg(feature = "kad")]
+            lookups: Default::default(),
+            #[cfg(feature = "nat")]
+            relays: Default::default(),
+            #[cfg(feature = "mdns")]
+            neighbours: None,
+            renewals,
+            commands,
+            routes,
+            dials,
+            queue,
+            retries,
+            outdated,
+        }
     }
 
     /// Listens on all addresses, and returns when each listener has its port.
@@ -97,12 +109,15 @@ impl Driver {
         }
         while !waiting.is_empty() {
             match self.swarm.select_next_some().await {
-                SwarmEvent::ListenerClosed { reason: Err(error), .. } => {
+                // A place at a relay that refuses it closes without an error.
+                SwarmEvent::ListenerClosed { listener_id, reason, .. } if waiting.contains(&listener_id) => {
+                    let error = reason.err().unwrap_or_else(|| std::io::ErrorKind::ConnectionAborted.into());
                     return Err(Error::io("cannot listen; choose another port or address", error));
                 }
                 SwarmEvent::NewListenAddr { listener_id, address } => {
                     waiting.retain(|listener| *listener != listener_id);
-                    self.on_listening(&address, true);
+                    tracing::debug!(%address, "listening");
+                    self.tell_addresses();
                 }
                 event => self.on_event(event),
             }
@@ -113,12 +128,37 @@ impl Driver {
     /// Runs until the transport is closed.
     pub(super) async fn run(mut self) {
         let (shared, commands) = (self.shared.clone(), self.commands.clone());
+        let mut sleep = Sleep::begin();
+        let mut clock = tokio::time::interval((shared.limits.idle / 4).clamp(LEAST_TICK, LAST_TICK));
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(LOOK);
+        let (neighbours, changes) = (self.neighbours(), self.renewals.changes.clone());
         while !shared.is_closed() {
+            self.dial_queued();
+            let takes_commands = !self.queue.is_full();
+            let renewal = self.renewals.next;
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_event(event),
-                Ok(command) = commands.recv() => self.on_command(command),
+                Ok(command) = commands.recv(), if takes_commands => self.on_command(command),
                 Some(node) = self.retries.next() => self.on_retry(node),
-                _ = shared.wake.1.recv() => self.take_routes(),
+                Some(connection) = self.outdated.next() => drop(self.swarm.close_connection(connection)),
+                Ok(address) = neighbours.recv() => self.on_neighbour(address),
+                Ok(()) = changes.recv() => self.look_at_keys(),
+                () = keys::until(renewal) => self.look_at_keys(),
+                _ = looks.tick() => self.look(),
+                _ = clock.tick() => {
+                    shared.close_idle();
+                    self.look_at_keys();
+                    if sleep.was_long(asleep_in_all()) {
+                        self.on_awake();
+                    }
+                }
+                _ = shared.wake.1.recv() => {
+                    self.take_routes();
+                    if shared.take_awake() {
+                        self.on_awake();
+                    }
+                }
             }
         }
         commands.close();
@@ -126,9 +166,18 @@ impl Driver {
         self.say_goodbye().await;
     }
 
+    /// What is looked at from time to time.
+    fn look(&mut self) {
+        #[cfg(feature = "nat")]
+        if self.addresses.options.nat {
+            self.look_for_relays();
+        }
+    }
+
     /// Closes the connections, so that the peers hear of it at once.
     async fn say_goodbye(mut self) {
         self.dials.clear();
+        self.queue.clear();
         let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
             // An error says that it is gone already.
@@ -148,40 +197,54 @@ impl Driver {
             SwarmEvent::Behaviour(BehaviourEvent::Ping(ping)) if ping.result.is_err() => {
                 self.swarm.close_connection(ping.connection);
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
                 self.on_closed(&peer_id, connection_id);
+                self.forget_end(connection_id, &peer_id, num_established == 0);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                if let Some(route) = self.route_of(connection_id) {
+                    route.failed(&error);
+                }
                 self.dial_failed(connection_id, &explain(error));
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 let why = deepest(&error);
                 self.shared.tell(TransportEvent::Refused(format!("{send_back_addr}: {why}")));
             }
-            SwarmEvent::NewListenAddr { address, .. } => self.on_listening(&address, true),
-            SwarmEvent::ExpiredListenAddr { address, .. } => self.on_listening(&address, false),
-            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed once"),
-            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
-                tracing::warn!(?addresses, ?reason, "a listener is closed");
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => self.tell_addresses(),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                concurrent_dial_errors,
+                ..
+            } => {
+                if let Some(route) = self.route_of(connection_id) {
+                    let failed = concurrent_dial_errors.iter().flatten().map(|(address, _)| address);
+                    route.worked(endpoint.get_remote_address(), failed);
+                }
+                self.on_established(connection_id, peer_id, &endpoint);
             }
-            _ => {}
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed once"),
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                tracing::warn!(?addresses, ?reason, "a listener is closed");
+                #[cfg(feature = "nat")]
+                self.on_relay_lost(listener_id);
+                let _ = listener_id;
+                self.tell_addresses();
+            }
+            event => self.on_discovery(event),
         }
-    }
-
-    fn on_listening(&self, address: &Multiaddr, is_new: bool) {
-        let Ok(address) = address.to_string().parse() else { return };
-        let mut listening = lock(&self.shared.listening);
-        listening.retain(|known| *known != address);
-        if is_new {
-            listening.push(address);
-        }
-        self.shared.tell(TransportEvent::Listening(listening.clone()));
     }
 
     fn on_told(&mut self, told: Told) {
         match told.what {
-            FromHandler::Proved(mailbox) => {
-                self.on_proved(told.node, Link { id: told.connection, mailbox, since: Instant::now() });
+            FromHandler::Renewed(proof) => self.on_proof(told.node, told.connection, proof),
+            FromHandler::Proved(mailbox, proof) => {
+                self.on_proof(told.node, told.connection, proof);
+                let link = Link::new(LinkId::Libp2p(told.connection), mailbox);
+                let link = link.reached(self.addresses.reach(told.connection));
+                self.on_proved(told.node, told.connection, link);
             }
             FromHandler::Refused(why) => {
                 tracing::debug!(node = %told.node, why, "a peer was refused");
@@ -192,28 +255,28 @@ impl Driver {
         }
     }
 
-    fn on_proved(&mut self, node: NodeId, link: Link) {
-        let connection = link.id;
-        let Limits { pooled, most } = self.stream_limits();
-        let runtime = self.shared.runtime.clone();
+    fn on_proved(&mut self, node: NodeId, connection: ConnectionId, link: Link) {
         let peer = self.shared.peer_or_new(node);
-        let (session, is_new) = peer.session_or_new(|| Session::new(pooled, most, runtime));
+        let (session, is_new) =
+            peer.session_or_new(|| Session::new(&self.shared.limits, self.shared.runtime.clone()));
         let dial = self.dials.remove(&connection);
         if dial.as_ref().is_some_and(|dial| dial.node.is_none()) && self.is_spare(node, &session) {
             self.swarm.close_connection(connection);
         } else {
             session.add_link(link);
+            self.leave(session.leave_relays());
         }
         if is_new {
             self.shared.tell(TransportEvent::Connected(node));
         }
+        let queued = self.queue.take(&node);
         let joined = self.routes.get_mut(&node).and_then(|route| {
             route.failures = 0;
             route.dial.take_if(|dial| *dial == connection);
             self.dials.get_mut(route.dial.as_ref()?)
         });
         let joined = joined.map(|dial| std::mem::take(&mut dial.waiting)).unwrap_or_default();
-        for waiting in dial.into_iter().flat_map(|dial| dial.waiting).chain(joined) {
+        for waiting in dial.into_iter().flat_map(|dial| dial.waiting).chain(joined).chain(queued) {
             // A caller that is gone needs no answer.
             let _ = waiting.send(Ok(node));
         }
@@ -225,21 +288,28 @@ impl Driver {
     /// spare one: then the one of the smaller name does.
     fn is_spare(&self, node: NodeId, session: &Session) -> bool {
         let patience = if self.shared.local < node { Duration::ZERO } else { SETTLED };
-        session.has_link_for(patience)
+        session.reach() != Some(Reach::Relay) && session.has_link_for(patience)
     }
 
-    fn stream_limits(&self) -> Limits {
-        let limits = &self.shared.limits;
-        Limits { pooled: limits.pooled_streams, most: limits.streams_per_peer }
+    /// Closes connections when what goes on over them has had time to end.
+    fn leave(&self, links: Vec<LinkId>) {
+        for link in links {
+            let Some(connection) = link.libp2p() else { continue };
+            self.outdated.push(Box::pin(async move {
+                tokio::time::sleep(OUTDATED).await;
+                connection
+            }));
+        }
     }
 
     fn on_closed(&mut self, peer: &PeerId, connection: ConnectionId) {
         let message = "the peer closed the connection before it proved the mesh key";
         self.dial_failed(connection, &Error::new(ErrorKind::Unavailable, message));
+        self.renewals.forget(connection);
         let Some(node) = names::node_of(peer) else { return };
         if let Some(record) = self.shared.peer(&node)
             && let Some(session) = record.session()
-            && session.remove_link(connection) == 0
+            && session.remove_link(LinkId::Libp2p(connection)) == 0
         {
             record.end_session();
             session.close();
@@ -252,195 +322,32 @@ impl Driver {
     fn on_command(&mut self, command: Command) {
         self.take_routes();
         match command {
-            Command::Dial(node, waiting) => self.dial_for(node, waiting),
-            Command::Connect(address, peer, waiting) => self.connect(address, peer, waiting),
+            Command::Dial(node, waiting) => self.ask(Wanted::Peer(node), vec![waiting]),
+            Command::Connect((address, peer), waiting) => self.connect(address, peer, waiting),
         }
     }
 
-    /// Dials a known peer for a call that waits.
-    fn dial_for(&mut self, node: NodeId, waiting: Dialled) {
-        let connected = self.shared.peer(&node).is_some_and(|peer| peer.session().is_some());
-        let answer = match self.routes.get(&node) {
-            _ if connected => Ok(node),
-            None => Err(unknown(node)),
-            Some(route) => {
-                let under_way = route.dial.and_then(|dial| self.dials.get_mut(&dial));
-                match under_way {
-                    Some(dial) => dial.waiting.push(waiting),
-                    None => self.dial(node, vec![waiting]),
-                }
-                return;
+    /// The machine has slept: the peers have given up its connections, and it may be elsewhere now. All are dialled
+    /// anew.
+    fn on_awake(&mut self) {
+        tracing::info!("the machine has slept; its peers are dialled anew");
+        let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            // An error says that it is gone already.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let known: Vec<NodeId> = self.routes.keys().copied().collect();
+        for node in known {
+            if let Some(route) = self.routes.get_mut(&node) {
+                route.failures = 0;
             }
-        };
-        let _ = waiting.send(answer);
-    }
-
-    fn connect(&mut self, address: Multiaddr, peer: Option<PeerId>, waiting: Dialled) {
-        if self.swarm.listeners().any(|own| *own == address) {
-            let message = "the address leads to the local node";
-            let _ = waiting.send(Err(Error::new(ErrorKind::InvalidInput, message)));
-            return;
-        }
-        let node = peer.as_ref().and_then(names::node_of);
-        if let Some(node) = node
-            && self.shared.peer(&node).is_some_and(|peer| peer.session().is_some())
-        {
-            let _ = waiting.send(Ok(node));
-            return;
-        }
-        let options = match peer {
-            Some(peer) => {
-                DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![address]).build()
-            }
-            None => DialOpts::unknown_peer_id().address(address).allocate_new_port().build(),
-        };
-        self.start(options, Dial { node: None, waiting: vec![waiting] });
-    }
-
-    fn dial(&mut self, node: NodeId, waiting: Vec<Dialled>) {
-        let Some(route) = self.routes.get_mut(&node) else { return };
-        let options = DialOpts::peer_id(route.peer)
-            // A reused port could meet the peer's own dial half-way, and both ends would be diallers.
-            .condition(PeerCondition::Always)
-            .addresses(route.addresses.clone())
-            .allocate_new_port()
-            .build();
-        route.dial = Some(options.connection_id());
-        self.start(options, Dial { node: Some(node), waiting });
-    }
-
-    fn start(&mut self, options: DialOpts, dial: Dial) {
-        let connection = options.connection_id();
-        self.dials.insert(connection, dial);
-        if let Err(error) = self.swarm.dial(options) {
-            self.dial_failed(connection, &explain(error));
+            self.dial_again(node);
         }
     }
-
-    /// Tells everybody who waits for a dial; a known peer is dialled again later.
-    fn dial_failed(&mut self, connection: ConnectionId, error: &Error) {
-        let Some(dial) = self.dials.remove(&connection) else { return };
-        for waiting in dial.waiting {
-            let _ = waiting.send(Err(copy_of(error)));
-        }
-        if let Some(node) = dial.node
-            && let Some(route) = self.routes.get_mut(&node)
-        {
-            route.dial = None;
-            route.failures = route.failures.saturating_add(1);
-            self.retry(node);
-        }
-    }
-
-    /// Dials a known peer again after a while.
-    fn retry(&mut self, node: NodeId) {
-        let Some(route) = self.routes.get_mut(&node).filter(|route| !route.retrying) else { return };
-        route.retrying = true;
-        let wait = backoff(route.failures);
-        self.retries.push(Box::pin(async move {
-            tokio::time::sleep(wait).await;
-            node
-        }));
-    }
-
-    fn on_retry(&mut self, node: NodeId) {
-        if let Some(route) = self.routes.get_mut(&node) {
-            route.retrying = false;
-        }
-        self.dial_again(node);
-    }
-
-    fn dial_again(&mut self, node: NodeId) {
-        let connected = self.shared.peer(&node).is_some_and(|peer| peer.session().is_some());
-        match self.routes.get(&node) {
-            Some(route) if !connected && route.dial.is_none() => {
-                if self.dials.len() < DIALS {
-                    self.dial(node, Vec::new());
-                } else {
-                    self.retry(node);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Takes the newest routes, if there are any, and dials those that are not connected.
-    fn take_routes(&mut self) {
-        let Some(fresh) = self.shared.take_fresh_routes() else { return };
-        let mut old = std::mem::take(&mut self.routes);
-        for route in fresh {
-            let Some((node, mut route)) = readable(route) else { continue };
-            let before = old.remove(&node);
-            let is_new = before.as_ref().is_none_or(|before| before.addresses != route.addresses);
-            if let Some(before) = before {
-                (route.failures, route.dial, route.retrying) =
-                    (before.failures, before.dial, before.retrying);
-            }
-            self.routes.insert(node, route);
-            if is_new {
-                self.dial_again(node);
-            }
-        }
-    }
-}
-
-/// How many streams a session opens.
-struct Limits {
-    pooled: usize,
-    most: usize,
-}
-
-/// A route with the addresses that this transport can dial, if any.
-fn readable(route: PeerRoute) -> Option<(NodeId, Route)> {
-    let peer = names::peer_of(&route.node)?;
-    let addresses: Vec<_> =
-        route.addresses.iter().take(16).filter_map(|address| Some(names::parse(address).ok()?.0)).collect();
-    if addresses.is_empty() {
-        return None;
-    }
-    Some((route.node, Route { peer, addresses, failures: 0, dial: None, retrying: false }))
-}
-
-/// The wait before the next dial: doubled with each failure, and then half of it at random.
-fn backoff(failures: u32) -> Duration {
-    let doubled = FIRST_RETRY.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(LAST_RETRY);
-    let mut random = [0; 1];
-    // Without randomness the wait is only less spread.
-    let _ = getrandom::fill(&mut random);
-    let [random] = random;
-    doubled / 2 + (doubled / 2).mul_f64(f64::from(random) / 255.0)
 }
 
 fn cannot_listen(address: &Multiaddr, error: std::io::Error) -> Error {
     Error::new(ErrorKind::Io, "cannot listen; choose another port or address")
         .with_subject(address)
         .with_source(error)
-}
-
-/// The same error for another caller.
-fn copy_of(error: &Error) -> Error {
-    Error::new(error.kind(), error.to_string())
-}
-
-/// Ends everything that waits when the thread ends, even by a panic.
-pub(super) struct EndGuard(pub(super) Arc<Shared>);
-
-impl Drop for EndGuard {
-    fn drop(&mut self) {
-        self.0.close();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_wait_doubles_up_to_a_limit() {
-        for (failures, most) in [(0, 200), (1, 200), (2, 400), (5, 3200), (9, 30_000), (u32::MAX, 30_000)] {
-            let wait = backoff(failures);
-            let most = Duration::from_millis(most);
-            assert!(wait <= most && wait >= most / 2, "{failures}: {wait:?}");
-        }
-    }
 }

@@ -3,7 +3,6 @@
 use std::error::Error as StdError;
 use std::io;
 
-use datamesh_core::id::NodeId;
 use datamesh_core::{Error, ErrorKind};
 use libp2p::swarm::DialError;
 use libp2p::{Multiaddr, TransportError};
@@ -63,9 +62,4 @@ pub(super) fn deepest(error: &(dyn StdError + 'static)) -> String {
 
 pub(super) fn refused(why: String) -> Error {
     Error::new(ErrorKind::AccessDenied, format!("the peer is not of this mesh: {why}"))
-}
-
-pub(super) fn unknown(node: NodeId) -> Error {
-    let message = "no address of this node is known; set_peers or connect first";
-    Error::new(ErrorKind::Unavailable, message).with_node(node)
 }

@@ -19,22 +19,38 @@ use libp2p::swarm::handler::{
 use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, SubstreamProtocol};
 use libp2p::{PeerId, Stream, StreamProtocol};
 
-use super::peers::{Peer, Shared};
-use super::proof::{self, Role};
-use super::session::{MAILBOX, StreamRequest};
-use super::{frame, serve};
-
-/// Streams for requests that a peer may have open on one connection. Twice what a node opens by default, so that a
-/// peer whose resets are still on the way is not refused.
-const STREAMS_PER_CONNECTION: usize = 64;
+use super::gate::Gate;
+use super::proof::{self, Own, Role};
+use crate::wire::keys::KeyName;
+use crate::wire::peers::{Peer, Shared};
+use crate::wire::serve;
+use crate::wire::session::{MAILBOX, StreamRequest};
 
 const PROOF: StreamProtocol = StreamProtocol::new(proof::PROTOCOL);
-const REQUESTS: StreamProtocol = StreamProtocol::new(frame::PROTOCOL);
+
+/// The name of the stream protocol that carries requests and replies.
+const REQUESTS: StreamProtocol = StreamProtocol::new("/datamesh/1");
+
+/// How a connection was proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Proof {
+    pub(super) role: Role,
+    pub(super) key: KeyName,
+}
+
+/// What a connection is asked for.
+#[derive(Debug)]
+pub(super) enum ToHandler {
+    /// To prove the newest mesh key, which has changed since the proof.
+    Renew,
+}
 
 /// What a connection tells.
 pub(super) enum FromHandler {
     /// The peer knows the mesh key; streams can be asked for.
-    Proved(async_channel::Sender<StreamRequest>),
+    Proved(async_channel::Sender<StreamRequest>, Proof),
+    /// Both have proved a mesh key again, which may be a newer one.
+    Renewed(Proof),
     /// The peer does not, and why.
     Refused(String),
 }
@@ -42,7 +58,8 @@ pub(super) enum FromHandler {
 impl fmt::Debug for FromHandler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Proved(_) => f.write_str("Proved"),
+            Self::Proved(..) => f.write_str("Proved"),
+            Self::Renewed(_) => f.write_str("Renewed"),
             Self::Refused(why) => write!(f, "Refused({why})"),
         }
     }
@@ -54,18 +71,22 @@ pub(super) enum Purpose {
     Requests(StreamRequest),
 }
 
+/// A proof under way: with which key it ends.
+type Proving = BoxFuture<'static, Result<KeyName, String>>;
+
 /// How far the proof is.
 enum State {
     /// The dialler has not asked for its stream yet.
     Begin,
     Waiting,
-    Running(BoxFuture<'static, Result<(), String>>),
+    Running(Proving),
     Proved,
     Refused,
 }
 
 pub(super) struct Handler {
     shared: Arc<Shared>,
+    own: Arc<Own>,
     remote: PeerId,
     peer: Arc<Peer>,
     role: Role,
@@ -76,18 +97,31 @@ pub(super) struct Handler {
     early: Vec<Stream>,
     /// Cloned for each served stream, so that they are counted.
     served: Arc<()>,
+    /// Opens what is for members only, on this connection.
+    gate: Arc<Gate>,
+    /// Whether a stream is to be asked for on which a proof is given again.
+    renews: bool,
+    renewal: Option<Proving>,
 }
 
 type Event = ConnectionHandlerEvent<ReadyUpgrade<StreamProtocol>, Purpose, FromHandler>;
 
 impl Handler {
-    pub(super) fn new(shared: Arc<Shared>, remote: PeerId, peer: Arc<Peer>, role: Role) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        own: Arc<Own>,
+        remote: PeerId,
+        peer: Arc<Peer>,
+        role: Role,
+        gate: Arc<Gate>,
+    ) -> Self {
         let deadline = Box::pin(tokio::time::sleep(shared.limits.handshake));
         let (sender, receiver) = async_channel::bounded(MAILBOX);
         let state = if role == Role::Dialler { State::Begin } else { State::Waiting };
         let mailbox = (sender, Box::pin(receiver));
         Self {
             shared,
+            own,
             remote,
             peer,
             role,
@@ -96,15 +130,23 @@ impl Handler {
             mailbox,
             early: Vec::new(),
             served: Arc::default(),
+            gate,
+            renews: false,
+            renewal: None,
         }
     }
 
     fn on_inbound(&mut self, protocol: &StreamProtocol, stream: Stream) {
         match (&self.state, *protocol == PROOF) {
-            (State::Waiting, true) if self.role == Role::Listener => self.prove(stream),
+            (State::Waiting, true) if self.role == Role::Listener => {
+                self.state = State::Running(self.prove(stream));
+            }
+            (State::Proved, true) if self.role == Role::Listener && self.renewal.is_none() => {
+                self.renew(stream);
+            }
             (State::Proved, false) => self.serve(stream),
             (State::Begin | State::Waiting | State::Running(_), false)
-                if self.early.len() < STREAMS_PER_CONNECTION =>
+                if self.early.len() < self.shared.limits.streams_per_connection =>
             {
                 self.early.push(stream);
             }
@@ -113,19 +155,29 @@ impl Handler {
         }
     }
 
-    fn prove(&mut self, stream: Stream) {
-        let (shared, role, remote) = (self.shared.clone(), self.role, self.remote);
-        let proof =
-            async move { proof::exchange(stream, role, &shared.key, shared.local_peer, remote).await };
-        self.state = State::Running(proof.boxed());
+    fn prove(&self, stream: Stream) -> Proving {
+        let (own, role, remote) = (self.own.clone(), self.role, self.remote);
+        let gate = Arc::clone(&self.gate);
+        async move { proof::exchange(stream, role, &own, remote, &gate).await }.boxed()
+    }
+
+    /// Proves a mesh key again while the connection goes on.
+    fn renew(&mut self, stream: Stream) {
+        let (proof, limit) = (self.prove(stream), self.shared.limits.handshake);
+        let proof = async move {
+            let proved = tokio::time::timeout(limit, proof).await;
+            proved.unwrap_or_else(|_| Err("it did not prove the mesh key in time".into()))
+        };
+        self.renewal = Some(proof.boxed());
     }
 
     fn serve(&mut self, stream: Stream) {
-        if Arc::strong_count(&self.served) > STREAMS_PER_CONNECTION {
+        if Arc::strong_count(&self.served) > self.shared.limits.streams_per_connection {
             tracing::debug!(node = %self.peer.node, "a peer opened too many streams; reset");
             return;
         }
-        let task = serve::stream(self.shared.clone(), self.peer.clone(), stream, self.served.clone());
+        let task =
+            serve::stream(self.shared.clone(), self.peer.clone(), Box::new(stream), self.served.clone());
         self.shared.runtime.spawn(task);
     }
 
@@ -142,7 +194,7 @@ impl Handler {
         }
         if let State::Running(proof) = &mut self.state {
             match proof.poll_unpin(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(self.proved()),
+                Poll::Ready(Ok(key)) => return Poll::Ready(self.proved(key)),
                 Poll::Ready(Err(why)) => return Poll::Ready(self.refuse(why)),
                 Poll::Pending => {}
             }
@@ -153,12 +205,35 @@ impl Handler {
         Poll::Pending
     }
 
-    fn proved(&mut self) -> Event {
+    /// What goes on after the proof: it is given again, and streams are asked for.
+    fn poll_proved(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if std::mem::take(&mut self.renews) {
+            return Poll::Ready(self.open(PROOF, Purpose::Proof));
+        }
+        if let Some(Poll::Ready(proved)) = self.renewal.as_mut().map(|renewal| renewal.poll_unpin(cx)) {
+            self.renewal = None;
+            match proved {
+                Ok(key) => {
+                    let proof = Proof { role: self.role, key };
+                    return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(FromHandler::Renewed(proof)));
+                }
+                // The connection is closed when the key ends that it was proved with before.
+                Err(why) => tracing::debug!(node = %self.peer.node, why, "no key was proved anew"),
+            }
+        }
+        match self.mailbox.1.poll_next_unpin(cx) {
+            Poll::Ready(Some(request)) => Poll::Ready(self.open(REQUESTS, Purpose::Requests(request))),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn proved(&mut self, key: KeyName) -> Event {
         self.state = State::Proved;
         for stream in std::mem::take(&mut self.early) {
             self.serve(stream);
         }
-        ConnectionHandlerEvent::NotifyBehaviour(FromHandler::Proved(self.mailbox.0.clone()))
+        let proof = Proof { role: self.role, key };
+        ConnectionHandlerEvent::NotifyBehaviour(FromHandler::Proved(self.mailbox.0.clone(), proof))
     }
 
     fn open(&self, protocol: StreamProtocol, purpose: Purpose) -> Event {
@@ -169,7 +244,7 @@ impl Handler {
 }
 
 impl ConnectionHandler for Handler {
-    type FromBehaviour = Infallible;
+    type FromBehaviour = ToHandler;
     type ToBehaviour = FromHandler;
     type InboundProtocol = Protocols;
     type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
@@ -186,17 +261,15 @@ impl ConnectionHandler for Handler {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         match self.state {
-            State::Proved => match self.mailbox.1.poll_next_unpin(cx) {
-                Poll::Ready(Some(request)) => Poll::Ready(self.open(REQUESTS, Purpose::Requests(request))),
-                _ => Poll::Pending,
-            },
+            State::Proved => self.poll_proved(cx),
             State::Refused => Poll::Pending,
             _ => self.poll_proof(cx),
         }
     }
 
-    fn on_behaviour_event(&mut self, event: Infallible) {
-        match event {}
+    fn on_behaviour_event(&mut self, ToHandler::Renew: ToHandler) {
+        let is_proved = matches!(self.state, State::Proved);
+        self.renews = is_proved && self.role == Role::Dialler && self.renewal.is_none();
     }
 
     fn on_connection_event(
@@ -209,13 +282,16 @@ impl ConnectionHandler for Handler {
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, info }) => {
                 match info {
-                    Purpose::Proof => self.prove(protocol),
+                    Purpose::Proof if matches!(self.state, State::Proved) => self.renew(protocol),
+                    Purpose::Proof => self.state = State::Running(self.prove(protocol)),
                     // A caller that is gone needs no stream.
-                    Purpose::Requests(caller) => drop(caller.send(protocol)),
+                    Purpose::Requests(caller) => drop(caller.send(Box::new(protocol))),
                 }
             }
             // Dropping the request tells the session.
-            ConnectionEvent::DialUpgradeError(DialUpgradeError { info: Purpose::Proof, error }) => {
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info: Purpose::Proof, error })
+                if !matches!(self.state, State::Proved) =>
+            {
                 let why = format!("it broke off the proof of the mesh key: {error}");
                 self.state = State::Running(ready(Err(why)).boxed());
             }

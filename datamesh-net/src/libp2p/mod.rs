@@ -1,7 +1,7 @@
 //! Nodes that talk libp2p: TCP with Noise and Yamux, and QUIC (feature `quic`).
 //!
 //! A [`Libp2pTransport`] lives on a thread of its own, with an executor of its own; its methods work under any
-//! executor. The bytes on the wire are described in `docs/protocol.md`.
+//! executor. The bytes on the wire are described in `docs/protocol-transport.md`.
 //!
 //! - **Who gets in.** Over TCP the Noise handshake fails without the mesh key; over both TCP and QUIC the
 //!   two ends then prove the mesh key to each other before any request is served.
@@ -11,57 +11,57 @@
 
 mod behaviour;
 mod buffered;
-mod buffers;
-mod call;
 mod config;
+mod dials;
+mod discovery;
 mod driver;
 mod failure;
-mod frame;
+mod gate;
 mod handler;
+#[cfg(feature = "kad")]
+mod kademlia;
+#[cfg(feature = "mdns")]
+mod multicast;
 mod muxer;
 mod names;
-mod peers;
+#[cfg(feature = "nat")]
+mod nat;
+mod options;
 mod proof;
-mod serve;
-mod session;
+mod renewal;
+mod resolve;
+mod route;
+mod scope;
 mod start;
+#[cfg(all(test, feature = "kad", feature = "quic"))]
+mod strangers;
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
+use datamesh_core::Result;
+use datamesh_core::format::MeshKeys;
 use datamesh_core::id::NodeId;
-use datamesh_core::ports::{
-    Address, Inbound, MAX_BODY_LEN, MAX_HEAD_LEN, Message, PeerRoute, Transport, TransportEvent,
-};
-use datamesh_core::{Error, ErrorKind, Result};
-use futures::channel::oneshot;
-use futures::future::{self, Either};
-use tokio::task;
+use datamesh_core::ports::{Address, Inbound, Message, PeerRoute, Reach, Transport, TransportEvent, Way};
 
-pub use config::{Libp2pConfig, Limits};
+pub use crate::wire::limits::Limits;
+pub use config::Libp2pConfig;
+#[cfg(feature = "kad")]
+pub use names::address_of;
+pub use names::check_address;
+pub use options::Discovery;
 
-use call::closed;
-use driver::{Command, Commands};
-use peers::{Peer, Shared, lock};
+use proof::Keys;
 
-/// Peers that are kept connected, as the port says.
-const MAX_PEERS: usize = 4096;
+use crate::wire::Handle;
 
 /// One node's place among nodes that talk libp2p.
 ///
 /// Dropping it ends its thread soon; [`close`](Transport::close) waits for that.
 pub struct Libp2pTransport {
-    shared: Arc<Shared>,
-    commands: Commands,
-    /// Closed when the thread has let go of everything.
-    ended: async_channel::Receiver<()>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    handle: Handle<driver::Target>,
+    keys: Arc<Keys>,
 }
 
 impl Libp2pTransport {
@@ -78,175 +78,84 @@ impl Libp2pTransport {
         for address in &config.listen {
             listen.push(names::parse(address)?.0);
         }
-        let (ready, started) = oneshot::channel();
-        let (end, ended) = async_channel::bounded(1);
-        let thread = std::thread::Builder::new()
-            .name("datamesh-net".into())
-            .spawn(move || {
-                start::thread(config, listen, ready);
-                drop(end);
-            })
-            .map_err(|error| Error::io("the system gives no thread; stop something else", error))?;
-        let (shared, commands) = started.await.map_err(|_| closed())??;
-        Ok(Self { shared, commands, ended, thread: Mutex::new(Some(thread)) })
-    }
-
-    fn check_open(&self) -> Result<()> {
-        if self.shared.is_closed() { Err(closed()) } else { Ok(()) }
-    }
-
-    /// A peer that can be called.
-    fn peer(&self, node: NodeId) -> Result<Arc<Peer>> {
-        if node == self.shared.local {
-            let message = "a node does not call itself over the network";
-            return Err(Error::new(ErrorKind::InvalidInput, message));
+        for address in &config.discovery.announced {
+            names::parse(address)?;
         }
-        let peer = self.shared.peer(&node).filter(|peer| peer.is_known() || peer.session().is_some());
-        peer.ok_or_else(|| failure::unknown(node))
+        let keys = Arc::clone(&config.keys);
+        let open = async move |runtime| start::open(config, runtime, listen).await;
+        Ok(Self { handle: Handle::start("datamesh-net", open).await?, keys })
     }
 
-    /// Runs a task on the transport's thread; dropping the future ends the task.
-    async fn run<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        let result = Owned(self.shared.runtime.spawn(work)).await;
-        match result {
-            Some(result) if !self.shared.is_closed() || result.is_ok() => result,
-            _ => Err(closed()),
-        }
+    /// The mesh key that a member gave for the invitation, once one was reached.
+    pub fn learned_keys(&self) -> Option<MeshKeys> {
+        self.keys.learned()
     }
 
-    async fn try_call(&self, node: NodeId, request: Message, limit: Duration) -> Result<Message> {
-        self.check_open()?;
-        check_size(&request)?;
-        let peer = self.peer(node)?;
-        let begin = Instant::now();
-        let _admitted = admit(&peer, limit).await?;
-        let left = limit.saturating_sub(begin.elapsed());
-        let call = call::run(self.shared.clone(), self.commands.clone(), peer.clone(), request, left);
-        self.run(call).await
+    /// Says that the machine has slept or moved to another network: connections are given up and known peers dialled
+    /// anew, at once.
+    ///
+    /// No mesh needs this: on Linux the transport notices a sleep of half a minute or more by itself, and elsewhere
+    /// its pings find the dead connections within half a minute.
+    pub fn machine_woke(&self) {
+        self.handle.shared.say_awake();
     }
 }
 
 impl Transport for Libp2pTransport {
     fn local_node(&self) -> NodeId {
-        self.shared.local
+        self.handle.shared.local
+    }
+
+    fn way_of(&self, address: &Address) -> Option<Way> {
+        names::parse(address).ok().map(|_| Way::Network)
     }
 
     async fn call(&self, node: NodeId, request: Message, limit: Duration) -> Result<Message> {
-        let result = self.try_call(node, request, limit).await;
-        result.map_err(|error| error.with_node(node))
+        self.handle.call(node, request, limit).await
     }
 
     async fn accept(&self) -> Option<Inbound> {
-        loop {
-            let inbound = self.shared.inbound.1.recv().await.ok()?;
-            // Whoever is gone needs no answer, and has made room for others.
-            if !inbound.reply.is_canceled() {
-                return Some(inbound);
-            }
-        }
+        self.handle.accept().await
     }
 
     async fn next_event(&self) -> Option<TransportEvent> {
-        self.shared.events.1.recv().await.ok()
+        self.handle.next_event().await
     }
 
     async fn connect(&self, address: Address, limit: Duration) -> Result<NodeId> {
-        self.check_open()?;
-        let (parsed, peer) = names::parse(&address)?;
-        let commands = self.commands.clone();
-        let work = async move {
-            let (done, connected) = oneshot::channel();
-            commands.send(Command::Connect(parsed, peer, done)).await.map_err(|_| closed())?;
-            let work = tokio::time::timeout(limit, connected);
-            work.await.map_err(|_| call::timed_out(false, limit))?.map_err(|_| closed())?
-        };
-        self.run(work).await.map_err(|error| error.with_subject(&address))
+        self.handle.check_open()?;
+        let connected = self.handle.connect(names::parse(&address)?, limit).await;
+        connected.map_err(|error| error.with_subject(&address))
     }
 
-    fn set_peers(&self, mut peers: Vec<PeerRoute>) {
-        peers.retain(|route| route.node != self.shared.local);
-        peers.truncate(MAX_PEERS);
-        self.shared.set_routes(peers);
+    fn set_peers(&self, peers: Vec<PeerRoute>) {
+        self.handle.set_peers(peers);
     }
 
     fn connected(&self) -> Vec<NodeId> {
-        self.shared.connected()
+        self.handle.shared.connected()
+    }
+
+    fn is_connected(&self, node: NodeId) -> bool {
+        self.handle.shared.is_connected(&node)
     }
 
     fn listen_addresses(&self) -> Vec<Address> {
-        lock(&self.shared.listening).clone()
+        self.handle.listen_addresses()
+    }
+
+    fn reach(&self, node: NodeId) -> Option<Reach> {
+        self.handle.shared.peer(&node)?.session()?.reach()
     }
 
     async fn close(&self) {
-        self.signal_end();
-        // Nothing is ever sent: the channel closes when the thread ends.
-        let _ = self.ended.recv().await;
-        let thread = lock(&self.thread).take();
-        if let Some(thread) = thread {
-            // The thread has dropped all it had; a panic in it has been printed.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Libp2pTransport {
-    fn signal_end(&self) {
-        self.shared.closed.store(true, Ordering::Release);
-        self.shared.wake_up();
-    }
-}
-
-impl Drop for Libp2pTransport {
-    fn drop(&mut self) {
-        self.signal_end();
+        self.handle.close().await;
     }
 }
 
 impl fmt::Debug for Libp2pTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (node, connected) = (self.shared.local.fmt_short(), self.shared.connected().len());
+        let (node, connected) = (self.handle.shared.local.fmt_short(), self.handle.shared.connected().len());
         write!(f, "Libp2pTransport({node}, {connected} connected)")
-    }
-}
-
-/// Waits until the peer has room for another call.
-async fn admit(peer: &Peer, limit: Duration) -> Result<async_lock::SemaphoreGuard<'_>> {
-    if let Some(guard) = peer.calls.try_acquire() {
-        return Ok(guard);
-    }
-    let turn = std::pin::pin!(peer.calls.acquire());
-    match future::select(turn, futures_timer::Delay::new(limit)).await {
-        Either::Left((guard, _)) => Ok(guard),
-        Either::Right(_) => Err(call::timed_out(false, limit)),
-    }
-}
-
-fn check_size(message: &Message) -> Result<()> {
-    let (head, body) = (message.head.len(), message.body.len());
-    if head <= MAX_HEAD_LEN && body <= MAX_BODY_LEN {
-        return Ok(());
-    }
-    let most = format!("at most {MAX_HEAD_LEN} and {MAX_BODY_LEN} pass");
-    let message = format!("a request has a head of {head} and a body of {body} bytes; {most}");
-    Err(Error::new(ErrorKind::LimitExceeded, message))
-}
-
-/// A task that ends when nobody waits for it any more. `None` when the executor is gone.
-struct Owned<T>(task::JoinHandle<T>);
-
-impl<T> Future for Owned<T> {
-    type Output = Option<T>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        Pin::new(&mut self.0).poll(cx).map(Result::ok)
-    }
-}
-
-impl<T> Drop for Owned<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

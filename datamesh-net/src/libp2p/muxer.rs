@@ -129,3 +129,94 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+#[cfg(all(feature = "local", unix))]
+mod tests {
+    use std::time::Duration;
+
+    use futures::future::poll_fn;
+    use futures::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::local::socket::Socket;
+
+    const DATA: u8 = 0;
+    const WINDOW_UPDATE: u8 = 1;
+    const SYN: u16 = 1;
+
+    /// A frame's header: version, type, flags, stream, length.
+    fn frame(kind: u8, flags: u16, stream: u32, length: u32) -> Vec<u8> {
+        let (flags, stream, length) = (flags.to_be_bytes(), stream.to_be_bytes(), length.to_be_bytes());
+        [[0, kind].as_slice(), &flags, &stream, &length].concat()
+    }
+
+    /// Feeds a connection raw bytes, then nothing; how many streams came, and whether the connection broke before its
+    /// end.
+    fn feed(bytes: Vec<u8>) -> (usize, bool) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let mut muxer = Yamux::start(Socket::new(theirs), Mode::Server);
+            let mut ours = Socket::new(ours);
+            let writing = tokio::spawn(async move {
+                // The other end hangs up when it has had enough.
+                let whole = ours.write_all(&bytes).await.is_ok();
+                let answers = async {
+                    while futures::AsyncReadExt::read(&mut ours, &mut [0; 4096]).await.is_ok_and(|n| n > 0) {}
+                };
+                let _ = tokio::time::timeout(Duration::from_millis(200), answers).await;
+                whole
+            });
+            let mut streams = Vec::new();
+            let broke = loop {
+                match poll_fn(|context| Pin::new(&mut muxer).poll_inbound(context)).await {
+                    Ok(stream) => streams.push(stream),
+                    Err(error) => break !matches!(error, ConnectionError::Closed),
+                }
+            };
+            drop(muxer);
+            let _ = writing.await;
+            (streams.len(), broke)
+        })
+    }
+
+    /// The frames that made older versions panic, and others that break the protocol.
+    #[test]
+    fn malformed_frames_end_the_connection_and_nothing_else() {
+        let open = frame(WINDOW_UPDATE, SYN, 1, 0);
+        let hostile = [
+            // A body longer than the first window, on a stream that it opens (CVE-2026-32314).
+            [frame(DATA, SYN, 1, 262_145), vec![7; 262_145]].concat(),
+            // More credit than fits a counter (CVE-2026-31814).
+            [open.clone(), frame(WINDOW_UPDATE, 0, 1, u32::MAX), frame(WINDOW_UPDATE, 0, 1, u32::MAX)]
+                .concat(),
+            frame(DATA, SYN, 1, u32::MAX),
+            // A stream with an even number is not the dialler's to open; one that is opened twice; one with number 0.
+            frame(WINDOW_UPDATE, SYN, 2, 0),
+            [open.clone(), open.clone()].concat(),
+            frame(DATA, SYN, 0, 4),
+            // Another version, another type.
+            [[9].as_slice(), frame(DATA, SYN, 1, 0).get(1..).unwrap()].concat(),
+            frame(7, SYN, 1, 0),
+        ];
+        for bytes in hostile {
+            let (streams, _) = feed(bytes.clone());
+            assert!(streams <= 1, "{:?}", &bytes[..12]);
+        }
+        assert_eq!(feed(open), (1, false));
+    }
+
+    #[test]
+    fn ten_thousand_streams_are_not_kept() {
+        for (opened, kept) in [(MAX_STREAMS - 1, MAX_STREAMS - 1), (MAX_STREAMS, MAX_STREAMS)] {
+            let frames = (0..opened as u32).flat_map(|n| frame(WINDOW_UPDATE, SYN, 2 * n + 1, 0)).collect();
+            assert_eq!(feed(frames).0, kept);
+        }
+        for opened in [MAX_STREAMS + 1, 10_000] {
+            let frames = (0..opened as u32).flat_map(|n| frame(WINDOW_UPDATE, SYN, 2 * n + 1, 0)).collect();
+            assert!(feed(frames).0 <= MAX_STREAMS, "{opened}");
+        }
+    }
+}

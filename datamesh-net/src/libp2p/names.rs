@@ -27,6 +27,21 @@ pub(super) fn node_of(peer: &PeerId) -> Option<NodeId> {
     Some(NodeId::from_bytes(key.try_into().ok()?))
 }
 
+/// The address that leads to a member by its name, without saying where it is: it is looked up among the members, where
+/// they take part in the mesh's table of addresses. `None` for a name that is no Ed25519 public key.
+#[cfg(feature = "kad")]
+pub fn address_of(node: &NodeId) -> Option<Address> {
+    format!("/p2p/{}", peer_of(node)?).parse().ok()
+}
+
+/// Refuses an address of a form that this transport neither dials nor listens on.
+///
+/// # Errors
+/// `InvalidInput`, with what may stand there.
+pub fn check_address(address: &Address) -> Result<()> {
+    parse(address).map(drop)
+}
+
 /// An address of a form that this transport can dial, and the peer it names if any.
 pub(super) fn parse(address: &Address) -> Result<(Multiaddr, Option<PeerId>)> {
     let unreadable = |message: &str| Error::new(ErrorKind::InvalidInput, message).with_subject(address);
@@ -40,19 +55,32 @@ pub(super) fn parse(address: &Address) -> Result<(Multiaddr, Option<PeerId>)> {
         }
         _ => None,
     };
-    if !is_dialable(&parsed) {
+    let is_name = parsed.is_empty() && peer.is_some() && cfg!(feature = "kad");
+    if !is_name && !is_dialable(&parsed) {
         let forms = if cfg!(feature = "quic") { "tcp/<port> or udp/<port>/quic-v1" } else { "tcp/<port>" };
-        return Err(unreadable(&format!("this transport takes /ip4/<ip> or /ip6/<ip> and then {forms}")));
+        return Err(unreadable(&format!(
+            "this transport takes /ip4/<ip>, /ip6/<ip> or /dns/<name>, and then {forms}"
+        )));
     }
     Ok((parsed, peer))
 }
 
-fn is_dialable(address: &Multiaddr) -> bool {
+/// Whether this transport dials addresses of this form; one without anything leads to a member that is looked up by
+/// its name.
+pub(super) fn is_dialable(address: &Multiaddr) -> bool {
     let parts: Vec<_> = address.iter().collect();
-    let [Protocol::Ip4(_) | Protocol::Ip6(_), rest @ ..] = parts.as_slice() else { return false };
+    let [host, rest @ ..] = parts.as_slice() else { return false };
+    let is_host = matches!(
+        host,
+        Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)
+    );
+    let rest = match rest {
+        [rest @ .., Protocol::P2p(_), Protocol::P2pCircuit] if cfg!(feature = "nat") => rest,
+        rest => rest,
+    };
     let tcp = matches!(rest, [Protocol::Tcp(_)]);
     let quic = matches!(rest, [Protocol::Udp(_), Protocol::QuicV1]);
-    tcp || (quic && cfg!(feature = "quic"))
+    is_host && (tcp || (quic && cfg!(feature = "quic")))
 }
 
 /// Whether a TCP port is free: the listener shares its port, so that a second one would take half of the
@@ -87,8 +115,9 @@ mod tests {
 
     #[test]
     fn addresses_that_cannot_be_dialled_are_refused() {
-        let good = ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1"];
-        let bad = ["/dns/example.org/tcp/1", "/ip4/127.0.0.1", "/ip4/127.0.0.1/tcp/70000", "/memory/1", "x"];
+        let good = ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1", "/dns/example.org/tcp/1", "/dns6/a.b/tcp/1"];
+        let bad =
+            ["/dnsaddr/example.org/tcp/1", "/ip4/127.0.0.1", "/ip4/127.0.0.1/tcp/70000", "/memory/1", "x"];
         for text in good {
             assert!(parse(&text.parse().unwrap()).is_ok(), "{text}");
         }

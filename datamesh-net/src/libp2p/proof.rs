@@ -1,19 +1,52 @@
-//! The proof that both ends of a connection know the mesh key.
+//! The proof that both ends of a connection know the mesh key, or that the dialler has an invitation.
 //!
-//! Both send a nonce; then the dialler proves, then the listener. A proof is a keyed BLAKE3 over who proves, both
-//! peer ids and both nonces, so that it fits one connection, one direction and one pair of nodes. A
-//! stranger that dials learns nothing but a nonce.
+//! The dialler says which keys it has, by names that tell nothing of them; the listener picks one; then the dialler
+//! proves, then the listener. A proof is a keyed BLAKE3 over who proves, both peer ids and all that was said, so that
+//! it fits one connection, one direction and one pair of nodes. A stranger that dials learns nothing but a nonce. Who
+//! has proved an invitation is given the mesh key.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datamesh_core::KeyRing;
+use datamesh_core::format::{Invitation, MeshKey, MeshKeys};
+use datamesh_core::ports::Timestamp;
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::PeerId;
 use zeroize::Zeroizing;
 
+use super::gate::Gate;
+use crate::wire::keys::{KeyName, MAX_KEYS, now};
+
 /// The name of the stream protocol on which the proof is exchanged.
-pub(super) const PROTOCOL: &str = "/datamesh/proof/1";
+pub(super) const PROTOCOL: &str = "/datamesh/proof/3";
+
+const PROOF_CONTEXT: &str = "datamesh v1 network proof of the mesh key";
+const NAME_CONTEXT: &str = "datamesh v1 network name of a key";
+const PROLOGUE_CONTEXT: &str = "datamesh v1 network noise prologue";
 
 const NONCE_LEN: usize = 32;
-const PROOF_CONTEXT: &str = "datamesh v1 network proof of the mesh key";
-const PROLOGUE_CONTEXT: &str = "datamesh v1 network noise prologue";
+
+/// The length of a key's name: enough that no two keys share one.
+const NAME_LEN: usize = 16;
+
+/// What the dialler says first: a nonce, when its invitation ends, and its keys' names.
+const ASKED_LEN: usize = NONCE_LEN + 8 + MAX_KEYS * NAME_LEN;
+
+/// What the listener answers: a nonce, and which key it picked.
+const PICKED_LEN: usize = NONCE_LEN + 1;
+
+/// What the listener gives for an invitation: the mesh key, and its generation.
+const GIVEN_LEN: usize = 32 + 8;
+
+/// The listener has none of the keys.
+const NONE: u8 = 0xff;
+
+/// What a dialler is told whose keys the listener does not accept.
+const ANOTHER_KEY: &str = "it knows another mesh key, or the invitation has ended; if the mesh key was changed while this \
+                           node was away, open it with a new ticket";
+
+/// What each end says last: it serves the other from now on.
+const READY: u8 = 1;
 
 /// Which end of the connection this node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,78 +55,260 @@ pub(super) enum Role {
     Listener,
 }
 
-/// The key of the proofs, derived from the mesh key.
-pub(super) struct ProofKey(Zeroizing<[u8; 32]>);
+/// What a node can prove: the keys of its mesh that are accepted, or an invitation.
+pub(super) enum Keys {
+    Mesh(KeyRing),
+    Invited { invitation: Invitation, learned: Mutex<Option<MeshKeys>> },
+}
+
+/// A key that a node can prove, and what follows from it.
+struct Candidate {
+    proof: ProofKey,
+    /// What the listener hands over for an invitation.
+    key: MeshKey,
+    generation: u64,
+}
+
+impl Candidate {
+    fn name(&self) -> KeyName {
+        self.key.network_name()
+    }
+}
+
+impl Keys {
+    pub(super) fn invited(invitation: Invitation) -> Self {
+        // One that ended at the epoch has ended as well a millisecond later.
+        let expires = Timestamp(invitation.expires.0.max(1));
+        Self::Invited { invitation: Invitation { expires, ..invitation }, learned: Mutex::default() }
+    }
+
+    /// The public name of the mesh.
+    pub(super) fn network(&self) -> [u8; 32] {
+        match self {
+            Self::Mesh(ring) => ring.network(),
+            Self::Invited { invitation, .. } => invitation.network,
+        }
+    }
+
+    /// The keys of the mesh, where this node has them and no invitation.
+    pub(super) fn ring(&self) -> Option<&KeyRing> {
+        match self {
+            Self::Mesh(ring) => Some(ring),
+            Self::Invited { .. } => None,
+        }
+    }
+
+    /// The mesh key that was given for the invitation.
+    pub(super) fn learned(&self) -> Option<MeshKeys> {
+        match self {
+            Self::Mesh(_) => None,
+            Self::Invited { learned, .. } => learned.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    /// What a dialler proves, the newest first, and when it ends; 0 for a mesh key.
+    fn shown(&self) -> (Vec<ProofKey>, u64) {
+        match self {
+            Self::Mesh(ring) => {
+                (ring.accepted(now()).iter().map(|key| ProofKey::derive(key.as_bytes())).collect(), 0)
+            }
+            Self::Invited { invitation, .. } => {
+                (vec![ProofKey::derive(invitation.secret.as_bytes())], invitation.expires.0)
+            }
+        }
+    }
+
+    /// What a listener accepts of a dialler with an invitation until then, or of one with a mesh key; the newest first.
+    fn wanted(&self, expires: u64, now: Timestamp) -> Result<Vec<Candidate>, String> {
+        let ring = self.ring().ok_or("a node with an invitation lets nobody in")?;
+        if expires != 0 && expires < now.0 {
+            return Err("its invitation has ended".into());
+        }
+        let keys = ring.keys();
+        let candidate = |(age, key): (u64, MeshKey)| {
+            let proof = match expires {
+                0 => ProofKey::derive(key.as_bytes()),
+                expires => ProofKey::derive(key.invitation(Timestamp(expires)).as_bytes()),
+            };
+            Candidate { proof, key, generation: keys.generation.saturating_sub(age) }
+        };
+        Ok((0..).zip(keys.accepted(now)).map(candidate).collect())
+    }
+
+    /// Takes the mesh key that was given for the invitation, if that was made from it.
+    fn learn(&self, given: &[u8; GIVEN_LEN]) -> Result<(), String> {
+        let Self::Invited { invitation, learned } = self else { return Ok(()) };
+        let (key, generation) = given.split_first_chunk::<32>().ok_or("too short")?;
+        let key = MeshKey::from_bytes(*key);
+        // Compared in constant time.
+        if key.invitation(invitation.expires) != invitation.secret {
+            return Err("it gave a key that the invitation is not of".into());
+        }
+        let generation = generation.try_into().map_or(0, u64::from_le_bytes);
+        let keys = MeshKeys { network: invitation.network, generation, current: key, previous: None };
+        *learned.lock().unwrap_or_else(PoisonError::into_inner) = Some(keys);
+        Ok(())
+    }
+}
+
+/// The key of the proofs, derived from the mesh key or an invitation.
+struct ProofKey {
+    key: Zeroizing<[u8; 32]>,
+    name: [u8; NAME_LEN],
+    /// The public name of the secret, which is that of the mesh key where it is no invitation.
+    of: KeyName,
+}
 
 impl ProofKey {
-    pub(super) fn derive(mesh_key: &[u8; 32]) -> Self {
-        Self(Zeroizing::new(blake3::derive_key(PROOF_CONTEXT, mesh_key)))
+    fn derive(secret: &[u8; 32]) -> Self {
+        let name = filled(blake3::derive_key(NAME_CONTEXT, secret));
+        let of = MeshKey::from_bytes(*secret).network_name();
+        Self { key: Zeroizing::new(blake3::derive_key(PROOF_CONTEXT, secret)), name, of }
     }
 
     /// What `prover` shows.
-    fn proof(&self, prover: Role, parties: &Parties) -> blake3::Hash {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+    fn proof(&self, prover: Role, said: &Said) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(match prover {
             Role::Dialler => &[0],
             Role::Listener => &[1],
         });
-        for peer in [parties.dialler, parties.listener] {
+        for peer in [said.dialler, said.listener] {
             let bytes = peer.to_bytes();
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(&bytes);
         }
-        hasher.update(&parties.dialler_nonce);
-        hasher.update(&parties.listener_nonce);
+        hasher.update(&said.asked);
+        hasher.update(&said.picked);
         hasher.finalize()
     }
 }
 
-/// The prologue of the Noise handshake: without the mesh key it fails before anything is said.
-pub(super) fn noise_prologue(mesh_key: &[u8; 32]) -> Vec<u8> {
-    blake3::derive_key(PROLOGUE_CONTEXT, mesh_key).to_vec()
+/// The prologue of the Noise handshake: without the mesh's name it fails before anything is said.
+pub(super) fn noise_prologue(network: &[u8; 32]) -> Vec<u8> {
+    blake3::derive_key(PROLOGUE_CONTEXT, network).to_vec()
+}
+
+/// What this node shows of itself.
+pub(super) struct Own {
+    pub(super) peer: PeerId,
+    pub(super) keys: Arc<Keys>,
 }
 
 /// What a proof is about.
-struct Parties {
+struct Said {
     dialler: PeerId,
     listener: PeerId,
-    dialler_nonce: [u8; NONCE_LEN],
-    listener_nonce: [u8; NONCE_LEN],
+    asked: [u8; ASKED_LEN],
+    picked: [u8; PICKED_LEN],
 }
 
-/// Proves the mesh key to `remote` and checks its proof; the error says what went wrong.
+/// Proves to `remote` what this node can prove and checks its proof: with which key of the mesh. The error says what
+/// went wrong.
 pub(super) async fn exchange<S>(
     mut stream: S,
     role: Role,
-    key: &ProofKey,
-    local: PeerId,
+    own: &Own,
     remote: PeerId,
-) -> Result<(), String>
+    gate: &Gate,
+) -> Result<KeyName, String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut nonce = [0; NONCE_LEN];
-    getrandom::fill(&mut nonce).map_err(|error| format!("no randomness for a nonce: {error}"))?;
-    send(&mut stream, &nonce).await?;
-    let other: [u8; NONCE_LEN] = receive(&mut stream).await?;
-    let parties = match role {
-        Role::Dialler => {
-            Parties { dialler: local, listener: remote, dialler_nonce: nonce, listener_nonce: other }
-        }
-        Role::Listener => {
-            Parties { dialler: remote, listener: local, dialler_nonce: other, listener_nonce: nonce }
-        }
+    let name = match role {
+        Role::Dialler => dial(&mut stream, own, remote, gate).await?,
+        Role::Listener => listen(&mut stream, own, remote, gate).await?,
     };
-    if role == Role::Dialler {
-        send(&mut stream, key.proof(role, &parties).as_bytes()).await?;
-        check(&mut stream, key.proof(Role::Listener, &parties)).await?;
-    } else {
-        check(&mut stream, key.proof(Role::Dialler, &parties)).await?;
-        send(&mut stream, key.proof(role, &parties).as_bytes()).await?;
-    }
+    meet(&mut stream).await?;
+    gate.open();
     // The proof is done; how the stream ends is of no interest.
     let _ = stream.close().await;
-    Ok(())
+    Ok(name)
+}
+
+async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    own: &Own,
+    remote: PeerId,
+    gate: &Gate,
+) -> Result<KeyName, String> {
+    let (keys, expires) = own.keys.shown();
+    let names = keys.iter().take(MAX_KEYS).flat_map(|key| key.name);
+    let asked = filled(nonce()?.into_iter().chain(expires.to_le_bytes()).chain(names));
+    send(stream, &asked).await?;
+    let picked: [u8; PICKED_LEN] = receive(stream).await?;
+    let place = picked.last().map(|place| usize::from(*place));
+    let key = place.and_then(|place| keys.get(place)).ok_or(ANOTHER_KEY)?;
+    let said = Said { dialler: own.peer, listener: remote, asked, picked };
+    send(stream, key.proof(Role::Dialler, &said).as_bytes()).await?;
+    check(stream, key.proof(Role::Listener, &said)).await?;
+    gate.take();
+    if expires != 0 {
+        own.keys.learn(&Zeroizing::new(receive(stream).await?))?;
+    }
+    Ok(key.of)
+}
+
+async fn listen<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    own: &Own,
+    remote: PeerId,
+    gate: &Gate,
+) -> Result<KeyName, String> {
+    let asked: [u8; ASKED_LEN] = receive(stream).await?;
+    let (_, rest) = asked.split_first_chunk::<NONCE_LEN>().ok_or("too short")?;
+    let (expires, names) = rest.split_first_chunk::<8>().ok_or("too short")?;
+    let expires = u64::from_le_bytes(*expires);
+    // Names are no secrets: they tell which key is meant, and the proofs who has it.
+    let (names, _) = names.as_chunks::<NAME_LEN>();
+    let found = own.keys.wanted(expires, now()).and_then(|keys| pick(keys, names));
+    let place = found.as_ref().map_or(NONE, |(place, _)| *place);
+    let picked = filled(nonce()?.into_iter().chain([place]));
+    send(stream, &picked).await?;
+    let candidate = match found {
+        Ok((_, candidate)) => candidate,
+        Err(why) => {
+            // The dialler hangs up when it has read that. Were this end to do it first, it might never read it.
+            let _ = receive::<_, 1>(stream).await;
+            return Err(why);
+        }
+    };
+    let said = Said { dialler: remote, listener: own.peer, asked, picked };
+    check(stream, candidate.proof.proof(Role::Dialler, &said)).await?;
+    gate.take();
+    send(stream, candidate.proof.proof(Role::Listener, &said).as_bytes()).await?;
+    if expires != 0 {
+        let given = candidate.key.as_bytes().iter().copied().chain(candidate.generation.to_le_bytes());
+        send(stream, &Zeroizing::new(filled::<GIVEN_LEN>(given))[..]).await?;
+    }
+    Ok(candidate.name())
+}
+
+/// The newest of the listener's keys that the dialler has as well, and where it named it.
+fn pick(keys: Vec<Candidate>, names: &[[u8; NAME_LEN]]) -> Result<(u8, Candidate), String> {
+    let place = |key: &Candidate| names.iter().position(|name| *name == key.proof.name);
+    let found = keys.into_iter().find_map(|key| Some((u8::try_from(place(&key)?).ok()?, key)));
+    found.ok_or_else(|| "it does not know the mesh key".into())
+}
+
+/// These bytes, and then zeros.
+fn filled<const N: usize>(bytes: impl IntoIterator<Item = u8>) -> [u8; N] {
+    let mut all = [0; N];
+    all.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+    all
+}
+
+fn nonce() -> Result<[u8; NONCE_LEN], String> {
+    let mut nonce = [0; NONCE_LEN];
+    getrandom::fill(&mut nonce).map_err(|error| format!("no randomness for a nonce: {error}"))?;
+    Ok(nonce)
+}
+
+/// Tells the peer that its streams are taken from now on, and waits to hear the same.
+async fn meet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<(), String> {
+    send(stream, &[READY]).await?;
+    let said: [u8; 1] = receive(stream).await?;
+    if said == [READY] { Ok(()) } else { Err("it broke the protocol of the proof".into()) }
 }
 
 /// Receives a proof and compares it in constant time.
@@ -102,13 +317,13 @@ async fn check<S: AsyncRead + Unpin>(stream: &mut S, expected: blake3::Hash) -> 
     if shown == expected { Ok(()) } else { Err("it does not know the mesh key".into()) }
 }
 
-async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8; 32]) -> Result<(), String> {
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> Result<(), String> {
     stream.write_all(bytes).await.map_err(broken)?;
     stream.flush().await.map_err(broken)
 }
 
-async fn receive<S: AsyncRead + Unpin>(stream: &mut S) -> Result<[u8; 32], String> {
-    let mut bytes = [0; 32];
+async fn receive<S: AsyncRead + Unpin, const N: usize>(stream: &mut S) -> Result<[u8; N], String> {
+    let mut bytes = [0; N];
     stream.read_exact(&mut bytes).await.map_err(broken)?;
     Ok(bytes)
 }
@@ -124,26 +339,117 @@ mod tests {
 
     use super::*;
 
-    /// Both ends over a pipe, with a mesh key each.
-    fn prove(dialler_key: [u8; 32], listener_key: [u8; 32], claimed: Option<PeerId>) -> [bool; 2] {
+    /// Both ends over a pipe, with what each can prove: with which key each did.
+    fn proved(
+        dialler_keys: &Arc<Keys>,
+        listener_keys: &Arc<Keys>,
+        claimed: Option<PeerId>,
+    ) -> [Option<KeyName>; 2] {
         let (to_listener, from_dialler) = pipe();
         let (to_dialler, from_listener) = pipe();
         let (dialler, listener) = (PeerId::random(), PeerId::random());
-        let (key_d, key_l) = (ProofKey::derive(&dialler_key), ProofKey::derive(&listener_key));
         let d = Duplex(from_listener, to_listener);
         let l = Duplex(from_dialler, to_dialler);
+        let gates = [Gate::default(), Gate::default()];
+        let dials = Own { peer: dialler, keys: Arc::clone(dialler_keys) };
+        let listens = Own { peer: listener, keys: Arc::clone(listener_keys) };
         let (d, l) = block_on(future::join(
-            exchange(d, Role::Dialler, &key_d, dialler, claimed.unwrap_or(listener)),
-            exchange(l, Role::Listener, &key_l, listener, dialler),
+            exchange(d, Role::Dialler, &dials, claimed.unwrap_or(listener), &gates[0]),
+            exchange(l, Role::Listener, &listens, dialler, &gates[1]),
         ));
-        [d.is_ok(), l.is_ok()]
+        [d.ok(), l.ok()]
     }
+
+    fn prove(dialler_keys: &Arc<Keys>, listener_keys: &Arc<Keys>, claimed: Option<PeerId>) -> [bool; 2] {
+        proved(dialler_keys, listener_keys, claimed).map(|key| key.is_some())
+    }
+
+    fn key(byte: u8) -> MeshKey {
+        MeshKey::from_bytes([byte; 32])
+    }
+
+    fn mesh(byte: u8) -> Arc<Keys> {
+        Arc::new(Keys::Mesh(KeyRing::of(key(byte))))
+    }
+
+    /// A mesh whose key was changed from one to the next, each accepted for so many milliseconds more.
+    fn changed(bytes: &[u8], left: i64) -> Arc<Keys> {
+        let until = Timestamp(now().0.saturating_add_signed(left));
+        let mut keys = MeshKeys::first(key(bytes[0]));
+        for byte in &bytes[1..] {
+            keys = keys.next(key(*byte), until).unwrap();
+        }
+        Arc::new(Keys::Mesh(KeyRing::new(keys)))
+    }
+
+    fn invitation(byte: u8, expires: u64) -> Invitation {
+        let (network, secret) = (key(byte).network_name(), key(byte).invitation(Timestamp(expires)));
+        Invitation { network, secret, expires: Timestamp(expires) }
+    }
+
+    fn invited(byte: u8, expires: u64) -> Arc<Keys> {
+        Arc::new(Keys::invited(invitation(byte, expires)))
+    }
+
+    const HOUR: i64 = 3_600_000;
 
     #[test]
     fn only_the_same_key_and_the_same_peers_pass() {
-        assert_eq!(prove([1; 32], [1; 32], None), [true, true]);
-        assert_eq!(prove([1; 32], [2; 32], None), [false, false]);
-        assert_eq!(prove([1; 32], [1; 32], Some(PeerId::random())), [false, false]);
+        assert_eq!(prove(&mesh(1), &mesh(1), None), [true, true]);
+        assert_eq!(prove(&mesh(1), &mesh(2), None), [false, false]);
+        assert_eq!(prove(&mesh(1), &mesh(1), Some(PeerId::random())), [false, false]);
+    }
+
+    #[test]
+    fn while_a_key_changes_the_newest_that_both_accept_is_proved() {
+        let [before, during, after] = [mesh(1), changed(&[1, 2], HOUR), changed(&[1, 2], -1)];
+        let with = |byte| [Some(key(byte).network_name()); 2];
+        assert_eq!(proved(&before, &during, None), with(1));
+        assert_eq!(proved(&during, &before, None), with(1));
+        assert_eq!(proved(&during, &during, None), with(2));
+        assert_eq!(proved(&during, &after, None), with(2));
+        assert_eq!(proved(&after, &during, None), with(2));
+        assert_eq!([prove(&before, &after, None), prove(&after, &before, None)], [[false; 2]; 2]);
+        // One is a change ahead of the other.
+        let ahead = changed(&[1, 2, 3], HOUR);
+        assert_eq!([proved(&ahead, &during, None), proved(&during, &ahead, None)], [with(2), with(2)]);
+        assert_eq!(prove(&ahead, &before, None), [false, false]);
+    }
+
+    #[test]
+    fn an_invitation_is_worth_the_key_that_it_was_made_of() {
+        let later = now().0 + HOUR as u64;
+        let learned = |keys: &Arc<Keys>| keys.learned().map(|keys| (keys.current, keys.generation));
+        let (old, new) = (invited(1, later), invited(2, later));
+        let during = changed(&[1, 2], HOUR);
+        assert_eq!(prove(&old, &during, None), [true, true]);
+        assert_eq!(learned(&old), Some((key(1), 0)));
+        assert_eq!(prove(&new, &during, None), [true, true]);
+        assert_eq!(learned(&new), Some((key(2), 1)));
+        let old = invited(1, later);
+        assert_eq!(prove(&old, &changed(&[1, 2], -1), None), [false, false]);
+        assert_eq!(old.learned(), None, "it ends with the key");
+    }
+
+    #[test]
+    fn an_invitation_is_worth_the_key_until_it_ends() {
+        let later = now().0 + HOUR as u64;
+        let guest = invited(1, later);
+        assert_eq!(prove(&guest, &mesh(1), None), [true, true]);
+        assert_eq!(guest.learned(), Some(MeshKeys::first(key(1))));
+
+        let ended = invited(1, now().0 - 1);
+        assert_eq!(prove(&ended, &mesh(1), None), [false, false]);
+        // Who has only that secret cannot say that it ends later, either.
+        let longer = Invitation { expires: Timestamp(later), ..invitation(1, now().0 - 1) };
+        let longer = Arc::new(Keys::invited(longer));
+        assert_eq!(prove(&longer, &mesh(1), None), [false, false]);
+        let foreign = invited(2, later);
+        assert_eq!(prove(&foreign, &mesh(1), None), [false, false]);
+        assert_eq!([ended, longer, foreign].map(|keys| keys.learned()), [None, None, None]);
+        // Guests do not let guests in, nor take another key than the one that they were invited with.
+        assert_eq!(prove(&invited(1, later), &invited(1, later), None), [false, false]);
+        assert!(invited(1, later).learn(&[2; GIVEN_LEN]).is_err());
     }
 
     /// A pipe of chunks, closed when its writer is dropped.

@@ -1,25 +1,30 @@
-//! How the transport's thread begins and ends.
+//! How the transport's thread begins.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use datamesh_core::{Error, ErrorKind, Result};
-use futures::channel::oneshot;
+use libp2p::core::Transport;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::Boxed;
+use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{Multiaddr, Swarm, SwarmBuilder, connection_limits, noise, ping, tcp};
+use libp2p::{Multiaddr, PeerId, Swarm, connection_limits, identify, noise, ping, swarm, tcp};
 
 use super::behaviour::{Behaviour, Mesh};
 use super::buffered::Buffered;
-use super::config::{Libp2pConfig, Limits};
-use super::driver::{Commands, Driver, EndGuard};
+use super::config::Libp2pConfig;
+use super::driver::{Driver, Target};
+use super::gate::{Admits, Gated, Gates};
 use super::muxer::Yamux;
 use super::names;
-use super::peers::Shared;
-use super::proof::{self, ProofKey};
-
-/// Commands that wait for the thread; then whoever asks waits.
-const COMMANDS: usize = 256;
+use super::proof::{self, Own};
+use super::renewal::Renewals;
+use super::resolve::Resolving;
+use crate::wire::limits::Limits;
+use crate::wire::peers::Shared;
+use crate::wire::{Started, commands};
 
 /// How often a peer is asked for a sign of life, and how long it may take. A peer whose machine lost power
 /// is noticed within their sum.
@@ -30,87 +35,158 @@ const PING_TIMEOUT: Duration = Duration::from_secs(15);
 #[cfg(feature = "quic")]
 const QUIC_HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// A started transport.
-pub(super) type Started = (Arc<Shared>, Commands);
+/// What identify says of every node, to members and strangers alike: nothing that tells one mesh, version or program
+/// from another.
+const PROTOCOL_VERSION: &str = "p2p/1";
+const AGENT_VERSION: &str = "p2p";
 
-/// The thread's whole life.
-pub(super) fn thread(config: Libp2pConfig, listen: Vec<Multiaddr>, ready: oneshot::Sender<Result<Started>>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            // Whoever opened the transport may be gone.
-            let _ = ready.send(Err(Error::io("the system gives no event queue; close some files", error)));
-            return;
-        }
-    };
-    let handle = runtime.handle().clone();
-    runtime.block_on(async move {
-        match open(config, handle, listen).await {
-            Ok((driver, shared, commands)) => {
-                let _end = EndGuard(shared.clone());
-                if ready.send(Ok((shared, commands))).is_ok() {
-                    driver.run().await;
-                }
-            }
-            Err(error) => drop(ready.send(Err(error))),
-        }
-    });
-}
-
-async fn open(
+/// Listens, and says what runs from then on.
+pub(super) async fn open(
     config: Libp2pConfig,
     runtime: tokio::runtime::Handle,
     listen: Vec<Multiaddr>,
-) -> Result<(Driver, Arc<Shared>, Commands)> {
+) -> Result<(Started<Target>, impl Future<Output = ()>)> {
     // The copy is wiped by the function that takes it.
     let keys = Keypair::ed25519_from_bytes(*config.secret_key)
         .map_err(|error| invalid("a secret key is 32 bytes of Ed25519", error))?;
     let peer = keys.public().to_peer_id();
     let node = names::node_of(&peer)
         .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "a node's key is an Ed25519 key"))?;
-    let key = ProofKey::derive(&config.mesh_key);
-    let shared = Arc::new(Shared::new(node, peer, key, config.limits.clone(), runtime));
-    let swarm = swarm(keys, &config, &shared)?;
-    let (commands, asked) = async_channel::bounded(COMMANDS);
-    let mut driver = Driver::new(shared.clone(), swarm, asked);
+    let own = Own { peer, keys: Arc::clone(&config.keys) };
+    let shared = Arc::new(Shared::new(node, config.limits.clone(), runtime));
+    let swarm = swarm(keys, &config, &shared, own)?;
+    let (commands, asked) = commands();
+    let renewals = Renewals::of(config.keys.ring());
+    let mut driver = Driver::new(shared.clone(), swarm, asked, config.discovery.clone(), renewals);
+    #[cfg(feature = "mdns")]
+    if config.discovery.local_network {
+        // Who has no more than an invitation asks the members that it names.
+        let ring = config.keys.ring().cloned();
+        driver.neighbours = ring.map(|ring| super::multicast::Neighbours::start(ring, &shared.runtime));
+    }
     driver.listen(listen).await?;
-    Ok((driver, shared, commands))
+    Ok(((shared, commands), driver.run()))
 }
 
-fn swarm(keys: Keypair, config: &Libp2pConfig, shared: &Arc<Shared>) -> Result<Swarm<Behaviour>> {
-    let prologue = proof::noise_prologue(&config.mesh_key);
-    let security =
-        |keys: &Keypair| noise::Config::new(keys).map(|noise| Buffered(noise.with_prologue(prologue)));
-    let builder = SwarmBuilder::with_existing_identity(keys)
-        .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), security, || Yamux)
-        .map_err(|error| invalid("the node's key does not sign", error))?;
+/// A swarm, and what else is made of the configuration.
+fn swarm(keys: Keypair, config: &Libp2pConfig, shared: &Arc<Shared>, own: Own) -> Result<Swarm<Behaviour>> {
+    let security = security(&keys, config)?;
+    let sockets = sockets(&keys, config, security.clone());
+    let local = own.peer;
+    #[cfg_attr(not(feature = "nat"), expect(unused_mut, reason = "changed for relays only"))]
+    let mut parts = Parts::new(&keys, config, shared, own);
+    #[cfg(feature = "nat")]
+    let transport = match parts.relayed_transport.take() {
+        Some(relayed) => {
+            let relayed = relayed.upgrade(Version::V1Lazy).authenticate(security).multiplex(Yamux);
+            let relayed = relayed.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+            // Asked first: the others would take the beginning of a relayed address for the whole.
+            relayed.or_transport(sockets).map(|either, _| either.into_inner()).boxed()
+        }
+        None => sockets,
+    };
+    #[cfg(not(feature = "nat"))]
+    let transport = sockets;
+    let transport = TransportTimeout::new(transport, config.limits.handshake).boxed();
+    let options =
+        swarm::Config::with_tokio_executor().with_substream_upgrade_protocol_override(Version::V1Lazy);
+    Ok(Swarm::new(transport, parts.behaviour, local, options))
+}
+
+type Sockets = Boxed<(PeerId, StreamMuxerBox)>;
+
+/// TCP, and QUIC beside it; both take DNS names.
+fn sockets(keys: &Keypair, config: &Libp2pConfig, security: Buffered) -> Sockets {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(security)
+        .multiplex(Yamux)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     #[cfg(feature = "quic")]
-    let builder = builder.with_quic_config(|mut quic| {
+    let sockets = {
+        let mut quic = libp2p::quic::Config::new(keys);
         quic.handshake_timeout = config.limits.handshake.min(QUIC_HANDSHAKE);
-        quic
-    });
-    let swarm = builder
-        .with_behaviour(|_| behaviour(&config.limits, shared))
-        .map_err(|error| Error::new(ErrorKind::Io, "the network does not start").with_source(error))?
-        .with_swarm_config(|swarm| swarm.with_substream_upgrade_protocol_override(Version::V1Lazy))
-        .with_connection_timeout(config.limits.handshake)
-        .build();
-    Ok(swarm)
+        let quic = libp2p::quic::tokio::Transport::new(quic)
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        tcp.or_transport(quic).map(|either, _| either.into_inner()).boxed()
+    };
+    #[cfg(not(feature = "quic"))]
+    let sockets = {
+        let _ = (keys, config);
+        tcp.boxed()
+    };
+    Resolving::new(sockets).boxed()
 }
 
-fn behaviour(limits: &Limits, shared: &Arc<Shared>) -> Behaviour {
+fn security(keys: &Keypair, config: &Libp2pConfig) -> Result<Buffered> {
+    let noise = || noise::Config::new(keys).map_err(|error| invalid("the node's key does not sign", error));
+    let private = noise()?.with_prologue(proof::noise_prologue(&config.keys.network()));
+    let plain = if config.discovery.greets { Some(noise()?) } else { None };
+    Ok(Buffered { private, plain })
+}
+
+/// What the swarm is made of.
+struct Parts {
+    behaviour: Behaviour,
+    #[cfg(feature = "nat")]
+    relayed_transport: Option<libp2p::relay::client::Transport>,
+}
+
+impl Parts {
+    fn new(keys: &Keypair, config: &Libp2pConfig, shared: &Arc<Shared>, own: Own) -> Self {
+        let (gates, discovery) = (Arc::<Gates>::default(), &config.discovery);
+        #[cfg(feature = "kad")]
+        let local = own.peer;
+        let greeting = if discovery.greets { Admits::Strangers } else { Admits::Nobody };
+        let identify = if discovery.needs_identify() { Admits::Members } else { Admits::Nobody };
+        let identity = |admits| {
+            let about = identify::Config::new(PROTOCOL_VERSION.into(), keys.public())
+                .with_agent_version(AGENT_VERSION.into())
+                .with_hide_listen_addrs(true)
+                .with_cache_size(0);
+            Gated::new(identify::Behaviour::new(about), &gates, admits).without_addresses()
+        };
+        #[cfg(feature = "nat")]
+        let nat = super::nat::parts(own.peer, &gates, discovery.nat);
+        let behaviour = Behaviour {
+            limits: connection_limits(&config.limits),
+            ping: ping::Behaviour::new(
+                ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT),
+            ),
+            mesh: Mesh::new(shared.clone(), own, Arc::clone(&gates)),
+            greeting: identity(greeting),
+            identify: identity(identify),
+            #[cfg(feature = "kad")]
+            kademlia: discovery
+                .kademlia
+                .then(|| super::kademlia::table(local, &gates, &config.keys.network()))
+                .into(),
+            #[cfg(feature = "nat")]
+            relay: nat.relay.into(),
+            #[cfg(feature = "nat")]
+            relayed: nat.relayed.into(),
+            #[cfg(feature = "nat")]
+            punch: nat.punch.into(),
+            #[cfg(feature = "nat")]
+            look: nat.look.into(),
+            #[cfg(feature = "nat")]
+            look_for_others: nat.look_for_others.into(),
+        };
+        Self {
+            behaviour,
+            #[cfg(feature = "nat")]
+            relayed_transport: nat.transport,
+        }
+    }
+}
+
+fn connection_limits(limits: &Limits) -> connection_limits::Behaviour {
     let connections = connection_limits::ConnectionLimits::default()
         .with_max_pending_incoming(Some(limits.pending_connections))
         .with_max_pending_outgoing(Some(limits.pending_connections))
         .with_max_established_incoming(Some(limits.inbound_connections))
         .with_max_established_per_peer(Some(limits.connections_per_peer));
-    let pings = ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT);
-    Behaviour {
-        limits: connection_limits::Behaviour::new(connections),
-        ping: ping::Behaviour::new(pings),
-        mesh: Mesh::new(shared.clone()),
-    }
+    connection_limits::Behaviour::new(connections)
 }
 
 fn invalid(message: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -1,6 +1,10 @@
 //! A small runtime of threads for the tests of the networks.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part, and fails by panicking")]
 
+#[cfg(feature = "local")]
+pub(crate) mod keys;
+pub(crate) mod nodes;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Waker};

@@ -42,7 +42,8 @@ pub enum Keep {
     None,
     /// Everything.
     All,
-    /// The first of them, in the order in which they were made; this seed says how many, and how many sectors of the next.
+    /// The first of them, in the order in which they were made; this seed says how many, and how many sectors of the
+    /// next.
     Prefix(u64),
     /// Any of them, and of writes any sectors, as this seed decides; some files do not become longer.
     Subset(u64),

@@ -123,8 +123,8 @@ fn read_volumes(database: &Database) -> Result<BTreeMap<u32, VolumeRow>> {
 
 /// Looks through a records file that is not open: every page that leads to a row, against redb's checksums.
 ///
-/// redb itself looks at them only after a crash, and a page that is old or in the wrong place could hide rows. The check
-/// repairs what it can, by going back to an older commit, so it is given a copy in memory.
+/// redb itself looks at them only after a crash, and a page that is old or in the wrong place could hide rows. The
+/// check repairs what it can, by going back to an older commit, so it is given a copy in memory.
 fn look_through(backend: &dyn StorageBackend, length: u64, cache_bytes: usize) -> Result<()> {
     let cannot = |error| Error::io("the records file could not be read", error);
     let copy = InMemoryBackend::new();
@@ -310,6 +310,13 @@ pub(crate) fn file_backend(path: &std::path::Path) -> Result<Box<dyn StorageBack
     let backend =
         FileBackend::new(file).map_err(|error| failed("the records file could not be opened", error))?;
     Ok(Box::new(backend))
+}
+
+impl Drop for TrackedBackend {
+    fn drop(&mut self) {
+        // redb does so when it closes, and not where it could not open; see the lock of the directory.
+        let _ = self.inner.close();
+    }
 }
 
 impl StorageBackend for TrackedBackend {

@@ -53,7 +53,8 @@ pub struct DiskOptions {
     /// Memory for pages of the records file. Default 4 MiB: what was read of late; the system caches the file itself.
     pub cache_bytes: usize,
     /// A records file up to this length is looked through whole when it is opened, so that a damaged page cannot hide
-    /// records; of a longer one each row is checked when it is read. Default 16 MiB, which takes some tens of milliseconds.
+    /// records; of a longer one each row is checked when it is read. Default 16 MiB, which takes some tens of
+    /// milliseconds.
     pub check_bytes: u64,
     /// The length at which a volume is ended. Default 256 MiB, at most 1 GiB.
     pub volume_bytes: u64,
@@ -97,6 +98,8 @@ impl DiskOptions {
 pub struct DiskStore {
     shared: Arc<Shared>,
     reads: async_channel::Sender<Read>,
+    /// Gives an error when the writer has let go of everything; it never gives a value.
+    ended: async_channel::Receiver<()>,
     writer: Mutex<Option<JoinHandle<()>>>,
     directory: PathBuf,
 }
@@ -152,12 +155,15 @@ impl DiskStore {
             waiting.close();
             readers.into_iter().for_each(|reader| drop(reader.join()));
         };
+        let (alive, ended) = async_channel::bounded::<()>(1);
         let run = move || {
-            writer.run(stop_readers);
+            let (closer, closed) = writer.run(stop_readers);
             drop(lock);
+            let _ = closer.send(closed);
+            drop(alive);
         };
         let writer = spawn("datamesh-store-writer", run)?;
-        Ok(Self { shared, reads, writer: Mutex::new(Some(writer)), directory })
+        Ok(Self { shared, reads, ended, writer: Mutex::new(Some(writer)), directory })
     }
 
     /// Runs `read` on a reading thread.
@@ -261,10 +267,11 @@ impl Storage for DiskStore {
 
     async fn close(&self) -> Result<()> {
         let closed = match self.shared.begin_close() {
-            // The writer answers as its last deed but one; what is left of it ends at once.
             Some(outcome) => outcome.await.unwrap_or(Ok(())),
             None => Ok(()),
         };
+        // Whoever closes, the directory can be opened again when this returns. What is left of the thread ends at once.
+        let _ = self.ended.recv().await;
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
             let _ = writer.join();

@@ -19,14 +19,25 @@ use super::volume::{self, VolumeRow};
 use super::writer::Writer;
 
 /// The lock of a directory, held while the value lives.
-pub(crate) fn lock(directory: &Path) -> Result<File> {
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process that was forked a moment ago holds it too until it runs a program.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Locks a directory, made where there is none.
+pub(crate) fn lock(directory: &Path) -> Result<Lock> {
     std::fs::create_dir_all(directory)
         .map_err(|error| Error::io("the directory could not be made", error))?;
     let path = directory.join("datamesh.lock");
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     let file = file.map_err(|error| Error::io("the lock file could not be opened", error))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(index::locked()),
         Err(TryLockError::Error(error)) => Err(Error::io("the directory could not be locked", error)),
     }
@@ -94,10 +105,9 @@ pub(crate) fn prepare(
         opened.unwrap_or_else(|_| Err(index::corrupt("the records file has pages that cannot be")))?;
     sweep(&*files, &volumes).map_err(|error| Error::io("the volumes could not be swept", error))?;
     let space = files.space().map_err(|error| Error::io("the free space is not known", error))?;
-    let share = |bytes: u64| (bytes / 1000).saturating_mul(u64::from(options.reserve_per_mille));
-    let limit = options.capacity_bytes.map_or(u64::MAX, |limit| limit.saturating_sub(share(limit)));
     let held = volumes.values().map(|row| row.length).fold(0, u64::saturating_add);
-    let budget = SpaceBudget::new(limit, share(space.total), space.free, held, records);
+    let (medium, reserve) = ((space.total, space.free), options.reserve_per_mille);
+    let budget = SpaceBudget::new(medium, options.capacity_bytes, reserve, held, records);
     let shared = Arc::new(Shared::new(database, files, budget));
     Ok(Writer::new(shared, store, options.volume_bytes, volumes, failures))
 }

@@ -366,6 +366,8 @@ pub(crate) struct SpaceBudget {
     limit: u64,
     /// Bytes of the medium that stay free.
     reserve: u64,
+    /// The part of the medium, and of the store's own limit, that this is.
+    reserve_per_mille: u16,
     /// Free bytes of the medium at the last look, less what was taken since.
     free: AtomicU64,
     /// Bytes of volumes, with what is on its way into them.
@@ -375,8 +377,24 @@ pub(crate) struct SpaceBudget {
 }
 
 impl SpaceBudget {
-    pub(crate) fn new(limit: u64, reserve: u64, free: u64, volumes: u64, records: Arc<AtomicU64>) -> Self {
-        Self { limit, reserve, free: AtomicU64::new(free), volumes: AtomicU64::new(volumes), records }
+    /// The budget of a store on a medium of these `(total, free)` bytes, of which `volumes` are its own, with this
+    /// limit of its own.
+    pub(crate) fn new(
+        (total, free): (u64, u64),
+        capacity: Option<u64>,
+        reserve_per_mille: u16,
+        volumes: u64,
+        records: Arc<AtomicU64>,
+    ) -> Self {
+        let share = |bytes: u64| (bytes / 1000).saturating_mul(u64::from(reserve_per_mille));
+        Self {
+            limit: capacity.map_or(u64::MAX, |limit| limit.saturating_sub(share(limit))),
+            reserve: share(total),
+            reserve_per_mille,
+            free: AtomicU64::new(free),
+            volumes: AtomicU64::new(volumes),
+            records,
+        }
     }
 
     pub(crate) fn capacity(&self) -> Capacity {
@@ -398,8 +416,28 @@ impl SpaceBudget {
 
     /// Refuses bytes that do not fit; nothing to add always does.
     fn check_records(&self, bytes: u64) -> Result<()> {
-        let available = self.capacity().available;
-        if bytes == 0 || bytes <= available { Ok(()) } else { Err(limits::full(bytes, available)) }
+        let capacity = self.capacity();
+        if bytes == 0 || bytes <= capacity.available { Ok(()) } else { Err(self.full(bytes, capacity)) }
+    }
+
+    /// Why there is no room for so many bytes, and what to do.
+    fn full(&self, needed: u64, Capacity { used, available, .. }: Capacity) -> Error {
+        let free = self.free.load(Ordering::Relaxed);
+        let percent = f64::from(self.reserve_per_mille) / 10.0;
+        let why = if free.saturating_sub(self.reserve) == available {
+            format!(
+                "of the disk {free} bytes are free, and a reserve of {} bytes, {percent} % of it, is kept for removals and \
+                 compaction; make room on the disk, remove objects, or move the directory to a larger one",
+                self.reserve
+            )
+        } else {
+            format!(
+                "it takes {used} of at most {} bytes, its capacity without a reserve of {percent} % for removals and \
+                 compaction; remove objects, or raise the capacity",
+                self.limit
+            )
+        };
+        limits::full(needed, available, &why)
     }
 
     pub(crate) fn set_free(&self, free: u64) {

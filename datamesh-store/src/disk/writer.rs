@@ -85,8 +85,8 @@ impl Writer {
         }
     }
 
-    /// Serves requests until the store is closed; then lets go of everything and answers the closer.
-    pub(crate) fn run(mut self, stop_readers: impl FnOnce()) {
+    /// Serves requests until the store is closed; then lets go of everything, and says whom to answer and what.
+    pub(crate) fn run(mut self, stop_readers: impl FnOnce()) -> (Reply, Result<()>) {
         let closer = loop {
             let requests = self.shared.take_requests();
             match self.serve(requests) {
@@ -96,7 +96,7 @@ impl Writer {
         };
         stop_readers();
         let closed = self.let_go();
-        let _ = closer.send(closed);
+        (closer, closed)
     }
 
     /// Closes all files. A poisoned store has said before what failed, so it says nothing now.
@@ -426,7 +426,8 @@ fn table_of(step: &BatchStep) -> Option<Table> {
     }
 }
 
-/// Answers all with one outcome. Where there is none the senders are dropped, and the waiting callers find the store poisoned.
+/// Answers all with one outcome. Where there is none the senders are dropped, and the waiting callers find the store
+/// poisoned.
 fn answer(replies: Vec<Reply>, outcome: Option<Result<()>>) {
     let mut first = None;
     match outcome {

@@ -18,8 +18,8 @@ fn single_fault_matrix() {
     }
 }
 
-/// What the matrix proves of a records file that is too long to be looked through: rows may be hidden by a damaged page,
-/// but none has wrong bytes.
+/// What the matrix proves of a records file that is too long to be looked through: rows may be hidden by a damaged
+/// page, but none has wrong bytes.
 #[test]
 fn without_the_look_through_rows_hide_and_are_never_wrong() {
     let (_, wrong) = matrix(setting("DATAMESH_CRASH_SEED", 1), 0).expect_err("some page hides rows");

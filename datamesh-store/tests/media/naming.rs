@@ -1,4 +1,5 @@
-//! Making a store in a directory: whatever a power cut leaves of a records file that is being made, the next opening makes it.
+//! Making a store in a directory: whatever a power cut leaves of a records file that is being made, the next opening
+//! makes it.
 
 use std::path::Path;
 

@@ -81,6 +81,9 @@ fn a_full_medium_keeps_its_reserve_and_still_removes() {
             }
         };
         assert_eq!(error.kind(), ErrorKind::StorageFull);
+        let text = error.to_string();
+        let reserve = format!("a reserve of {} bytes, 5 % of it,", SIZE / 1000 * 50);
+        assert!(text.contains(&reserve) && text.contains("make room on the disk"), "{text}");
         let free = medium.files().space().unwrap().free;
         assert!(free >= SIZE / 25, "{free} bytes are free of the {} in reserve", SIZE / 20);
         assert!(count > 1000, "{count} blobs fit");
@@ -92,6 +95,26 @@ fn a_full_medium_keeps_its_reserve_and_still_removes() {
         assert_eq!(medium.files().list().unwrap(), []);
         put(&store, 0).await.unwrap();
         assert!(holds(&store, 0).await);
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_store_at_its_capacity_says_so() {
+    let medium = Medium::new(64 << 20);
+    let mut small = options();
+    (small.capacity_bytes, small.reserve_per_mille) = (Some(4 << 20), 25);
+    let store = DiskStore::open_with(medium.files(), medium.records(), small).unwrap();
+    block_on(async {
+        let error = loop {
+            let (id, bytes) = large_blob(store.capacity().await.unwrap().used);
+            if let Err(error) = store.write_blob(id, bytes).await {
+                break error;
+            }
+        };
+        let text = error.to_string();
+        assert_eq!(error.kind(), ErrorKind::StorageFull);
+        assert!(text.contains("a reserve of 2.5 %") && text.contains("raise the capacity"), "{text}");
         store.close().await.unwrap();
     });
 }

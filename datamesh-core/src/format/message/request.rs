@@ -120,6 +120,18 @@ pub enum Request {
         /// What picks the chunk that is to be shown.
         nonce: ProofNonce,
     },
+    /// This is the newest admission epoch that I know; do you know a newer one? Body: the epoch, or nothing.
+    Epoch {
+        /// Its number, 0 for none.
+        number: u64,
+    },
+    /// These are the newest mesh keys that I know; do you know newer ones? Body: the keys, or nothing.
+    Keys {
+        /// How often the key was changed.
+        generation: u64,
+        /// The public name of the key.
+        name: [u8; 32],
+    },
 }
 
 impl Request {
@@ -128,6 +140,11 @@ impl Request {
         let mut writer = open(self.code());
         match self {
             Self::Ping => {}
+            Self::Epoch { number } => writer.uint(2, *number),
+            Self::Keys { generation, name } => {
+                writer.uint(2, *generation);
+                writer.bytes(3, name);
+            }
             Self::Members { records } => writer.field(2, |encoder| write_records(encoder, records)),
             Self::Stage { shard } | Self::ReadShard { shard } | Self::Recheck { shard } => {
                 writer.bytes(2, shard.as_bytes());
@@ -205,6 +222,8 @@ impl Request {
             Self::Named { .. } => "named",
             Self::Removals { .. } => "removals",
             Self::Prove { .. } => "prove",
+            Self::Epoch { .. } => "epoch",
+            Self::Keys { .. } => "keys",
         }
     }
 
@@ -228,6 +247,8 @@ impl Request {
             Self::Named { .. } => 16,
             Self::Removals { .. } => 17,
             Self::Prove { .. } => 18,
+            Self::Epoch { .. } => 19,
+            Self::Keys { .. } => 20,
         }
     }
 
@@ -265,6 +286,8 @@ impl Request {
                 shard: ShardId::from_bytes(reader.array(2, "shard id")?),
                 nonce: reader.array(3, "nonce")?,
             },
+            19 => Self::Epoch { number: reader.uint(2, "number")? },
+            20 => Self::Keys { generation: reader.uint(2, "generation")?, name: reader.array(3, "name")? },
             _ => return Err(reader.unsupported(&format!("code {code}"))),
         })
     }

@@ -18,7 +18,8 @@ pub enum Possession {
     Absent,
     /// It was told to remove it, and will not take it again.
     Removed,
-    /// It has it: of an extent, every segment's shard with these indexes, ascending; of a manifest, all, with none named.
+    /// It has it: of an extent, every segment's shard with these indexes, ascending; of a manifest, all, with none
+    /// named.
     Held(Vec<u8>),
 }
 

@@ -1,0 +1,259 @@
+//! What a round found: what is to be done, the most urgent first, and what is to be looked at again before the next
+//! round over everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::care::plan::{ExtentPlan, ManifestPlan};
+use crate::care::status::Margins;
+use crate::care::survey::Entry;
+use crate::id::{ExtentId, ObjectId};
+use crate::node::Written;
+
+/// Findings that one round remembers, the most urgent ones; the rest are found again. At 120 bytes each, 2 MiB.
+pub(super) const MAX_FINDINGS: usize = 1 << 14;
+
+/// What is to be done with an extent, by urgency: the fewer may still be lost, the sooner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    Short(usize),
+    Away,
+}
+
+/// The place of an extent in the order of work: what is this node's own before what is others', and that backwards, so
+/// that they meet in the middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    urgency: Urgency,
+    is_others: bool,
+    order: [u8; 32],
+}
+
+impl Place {
+    fn new(urgency: Urgency, is_others: bool, id: ExtentId) -> Self {
+        let order = id.as_bytes().map(|byte| if is_others { !byte } else { byte });
+        Self { urgency, is_others, order }
+    }
+}
+
+/// How well extents and manifests are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) margins: Margins,
+    /// Extents and manifests that this node has something of.
+    pub(super) held: u64,
+    /// Those of them of which not everything is where it should be.
+    pub(super) away: u64,
+}
+
+impl Tally {
+    fn note_extent(&mut self, plan: &ExtentPlan) {
+        if plan.turn == Some(0) {
+            self.margins.note(plan.margin, plan.expected, plan.is_open);
+        }
+        self.held += 1;
+        self.away += u64::from(!plan.is_home);
+    }
+
+    fn note_manifest(&mut self, plan: &ManifestPlan) {
+        if plan.turn == Some(0) {
+            self.margins.manifests += 1;
+            self.margins.manifests_short += u64::from(!plan.lacking.is_empty());
+        }
+        self.held += 1;
+        self.away += u64::from(!plan.lacking.is_empty());
+    }
+
+    fn and(&self, other: &Self) -> Self {
+        let margins = self.margins.and(&other.margins);
+        Self { margins, held: self.held + other.held, away: self.away + other.away }
+    }
+}
+
+/// What the next round looks at: what was not as it should be, and what was written since. All else was well when it
+/// was last looked at, and there was no reason since to doubt it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Agenda {
+    pub(super) extents: BTreeSet<ExtentId>,
+    pub(super) objects: BTreeSet<ObjectId>,
+    /// Whether more is to be looked at than is noted here, so that the next round has to be one over everything.
+    pub(super) is_more: bool,
+    /// How well all that is not noted here is kept.
+    rest: Tally,
+}
+
+impl Agenda {
+    pub(super) fn add(&mut self, written: Written) {
+        self.is_more |= written.is_more;
+        written.extents.into_iter().for_each(|id| self.note_extent(id));
+        written.objects.into_iter().for_each(|id| self.note_object(id));
+    }
+
+    fn note_extent(&mut self, id: ExtentId) {
+        if self.extents.len() < MAX_FINDINGS || self.extents.contains(&id) {
+            self.extents.insert(id);
+        } else {
+            self.is_more = true;
+        }
+    }
+
+    fn note_object(&mut self, id: ObjectId) {
+        if self.objects.len() < MAX_FINDINGS || self.objects.contains(&id) {
+            self.objects.insert(id);
+        } else {
+            self.is_more = true;
+        }
+    }
+}
+
+/// What a round found.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) extents: BTreeMap<Place, Entry<ExtentId>>,
+    pub(super) manifests: BTreeMap<ObjectId, Entry<ObjectId>>,
+    pub(super) bytes: u64,
+    /// Whether silence leaves something open, or others are to act.
+    pub(super) is_waiting: bool,
+    pub(super) agenda: Agenda,
+    /// How well what is on the agenda is kept.
+    open: Tally,
+}
+
+impl Findings {
+    /// Findings of a round over no more than was on an agenda.
+    pub(super) fn of_some(agenda: &Agenda) -> Self {
+        let agenda = Agenda { rest: agenda.rest.clone(), ..Agenda::default() };
+        Self { agenda, ..Self::default() }
+    }
+
+    /// How well everything is kept.
+    pub(super) fn tally(&self) -> Tally {
+        self.agenda.rest.and(&self.open)
+    }
+
+    /// Takes in what is to be done for an extent; the put that wrote a young one may still be at work.
+    pub(super) fn take_extent(&mut self, entry: Entry<ExtentId>, plan: &ExtentPlan, is_young: bool) {
+        let is_waiting = plan.is_open || plan.is_due || is_young;
+        self.is_waiting |= is_waiting;
+        let urgency = if plan.is_due {
+            Some(Urgency::Short(plan.spare))
+        } else {
+            (!plan.moves.is_empty() || !plan.surplus.is_empty()).then_some(Urgency::Away)
+        };
+        if !is_waiting && urgency.is_none() && plan.is_home {
+            self.agenda.rest.note_extent(plan);
+            return;
+        }
+        self.open.note_extent(plan);
+        self.agenda.note_extent(entry.id);
+        let Some(urgency) = urgency else { return };
+        let seats = if plan.turn == Some(0) { plan.lost.len() + plan.moves.len() } else { plan.moves.len() };
+        self.bytes = self.bytes.saturating_add(entry.bytes.saturating_mul(seats as u64));
+        let is_others = urgency != Urgency::Away && plan.turn != Some(0);
+        self.extents.insert(Place::new(urgency, is_others, entry.id), entry);
+        if self.extents.len() > MAX_FINDINGS {
+            self.extents.pop_last();
+        }
+    }
+
+    /// Takes in what is to be done for a manifest.
+    pub(super) fn take_manifest(&mut self, entry: Entry<ObjectId>, plan: &ManifestPlan, is_young: bool) {
+        let is_mine = plan.turn == Some(0) || plan.is_surplus;
+        let is_others = !plan.lacking.is_empty() && !is_mine;
+        self.is_waiting |= is_young || is_others;
+        if !is_young && plan.lacking.is_empty() && !plan.is_surplus {
+            self.agenda.rest.note_manifest(plan);
+            return;
+        }
+        self.open.note_manifest(plan);
+        self.agenda.note_object(entry.id);
+        if (plan.is_surplus || !plan.lacking.is_empty()) && self.manifests.len() < MAX_FINDINGS {
+            self.manifests.insert(entry.id, entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::Redundancy;
+
+    fn id(number: usize) -> ExtentId {
+        ExtentId::of(&number.to_le_bytes())
+    }
+
+    fn entry<I>(id: I) -> Entry<I> {
+        Entry { id, key: [0; 32], redundancy: Redundancy::STANDARD, bytes: 10, committed_at: 0 }
+    }
+
+    /// What an extent is like with which nothing is wrong.
+    fn settled() -> ExtentPlan {
+        ExtentPlan {
+            margin: Some(2),
+            expected: 2,
+            spare: 2,
+            turn: Some(0),
+            lost: Vec::new(),
+            is_due: false,
+            is_open: false,
+            moves: Vec::new(),
+            is_home: true,
+            surplus: Vec::new(),
+            homes: Vec::new(),
+            holders: Vec::new(),
+        }
+    }
+
+    fn short(spare: usize) -> ExtentPlan {
+        let lost = vec![(5, crate::id::NodeId::from_bytes([1; 32]))];
+        ExtentPlan { margin: Some(spare), spare, lost, is_due: true, is_home: false, ..settled() }
+    }
+
+    #[test]
+    fn what_is_well_is_not_looked_at_again_and_still_counts() {
+        let mut findings = Findings::default();
+        findings.take_extent(entry(id(0)), &settled(), false);
+        findings.take_extent(entry(id(1)), &short(1), false);
+        findings.take_extent(entry(id(2)), &settled(), true);
+        assert_eq!(findings.agenda.extents, BTreeSet::from([id(1), id(2)]));
+        assert!(findings.is_waiting);
+        assert_eq!((findings.tally().held, findings.tally().away), (3, 1));
+        assert_eq!(findings.tally().margins.by_margin, [0, 1, 2]);
+
+        let mut again = Findings::of_some(&findings.agenda);
+        again.take_extent(entry(id(1)), &settled(), false);
+        again.take_extent(entry(id(2)), &settled(), false);
+        assert_eq!(again.agenda.extents, BTreeSet::new());
+        assert!(!again.is_waiting);
+        assert_eq!((again.tally().held, again.tally().away), (3, 0));
+        assert_eq!(again.tally().margins.by_margin, [0, 0, 3]);
+    }
+
+    #[test]
+    fn the_most_endangered_come_first() {
+        let mut findings = Findings::default();
+        for (number, spare) in [2, 0, 1].into_iter().enumerate() {
+            findings.take_extent(entry(id(number)), &short(spare), false);
+        }
+        let away = ExtentPlan { surplus: vec![3], ..settled() };
+        findings.take_extent(entry(id(3)), &away, false);
+        let order: Vec<ExtentId> = findings.extents.values().map(|entry| entry.id).collect();
+        assert_eq!(order, [id(1), id(2), id(0), id(3)]);
+        assert_eq!(findings.bytes, 30, "one shard each of the three");
+    }
+
+    #[test]
+    fn more_than_is_remembered_is_looked_at_with_everything() {
+        let mut agenda = Agenda::default();
+        let written = |range: std::ops::Range<usize>| Written {
+            extents: range.map(id).collect(),
+            ..Written::default()
+        };
+        agenda.add(written(0..MAX_FINDINGS));
+        assert!(!agenda.is_more);
+        agenda.add(written(0..1));
+        assert!(!agenda.is_more, "it was there already");
+        agenda.add(written(MAX_FINDINGS..MAX_FINDINGS + 1));
+        assert!(agenda.is_more);
+        assert_eq!(agenda.extents.len(), MAX_FINDINGS);
+    }
+}

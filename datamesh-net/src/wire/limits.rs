@@ -1,0 +1,111 @@
+//! The limits of the transports between processes.
+
+use std::time::Duration;
+
+use datamesh_core::ports::{MAX_BODY_LEN, MAX_HEAD_LEN, Message};
+use datamesh_core::{Error, ErrorKind, Result};
+use tokio::sync::Semaphore;
+
+/// What a transport takes from its peers and for them; every limit has a default that fits a mesh of some hundred
+/// nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Connections that others may have opened to this node at the same time: 256.
+    pub inbound_connections: u32,
+    /// Connections in their handshake at the same time, each way: 64.
+    pub pending_connections: u32,
+    /// Connections with one peer at the same time: 4. Two nodes that dial each other at once need 2.
+    pub connections_per_peer: u32,
+    /// Streams for requests that a peer may have open on one connection: 64. Twice what a node opens by default, so
+    /// that a peer whose resets are still on the way is not refused.
+    pub streams_per_connection: usize,
+    /// Streams for requests to one peer that stay open: 4. One does not fill a fast link, and each
+    /// keeps the window that it has grown.
+    pub pooled_streams: usize,
+    /// Streams for requests to one peer at most: 32. More than the pool are opened while all of them
+    /// wait for slow handlers.
+    pub streams_per_peer: usize,
+    /// Calls to one peer that may wait for a stream or a reply: 512. Further callers wait to be let in.
+    pub calls_per_peer: usize,
+    /// Requests of one peer that this node handles at the same time: 32. Further ones wait on their streams.
+    pub requests_per_peer: usize,
+    /// The longest head of a message, in bytes: 1 MiB, which is also the most.
+    pub head_bytes: usize,
+    /// The longest body of a message, in bytes: 4 MiB and 64 KiB, which is also the most.
+    pub body_bytes: usize,
+    /// Bytes of messages under way with one peer, for each of sent requests, received requests, sent replies and
+    /// received replies: 16 MiB. At least the longest message.
+    pub bytes_per_peer: usize,
+    /// The same for all peers together: 256 MiB.
+    pub bytes_in_total: usize,
+    /// How long dialling, the handshake and the proof of the mesh key may take, each: 10 s.
+    pub handshake: Duration,
+    /// The slowest transfer of a message that is waited for, in bytes a second: 16 KiB. With [`grace`](Self::grace)
+    /// it bounds how long a peer can hold a stream and its memory with a frame that it does not finish.
+    pub least_bytes_per_second: u64,
+    /// What the transfer of every message is given on top: 30 s.
+    pub grace: Duration,
+    /// How long a stream may lie idle before this node, as the one who serves it, closes it: 60 s. Whoever opened the
+    /// stream closes it after half of that, so that no request meets a stream that is being closed.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            inbound_connections: 256,
+            pending_connections: 64,
+            connections_per_peer: 4,
+            streams_per_connection: 64,
+            pooled_streams: 4,
+            streams_per_peer: 32,
+            calls_per_peer: 512,
+            requests_per_peer: 32,
+            head_bytes: MAX_HEAD_LEN,
+            body_bytes: MAX_BODY_LEN,
+            bytes_per_peer: 16 << 20,
+            bytes_in_total: 256 << 20,
+            handshake: Duration::from_secs(10),
+            least_bytes_per_second: 16 << 10,
+            grace: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Limits {
+    /// The limits as they are kept: none of them stops a message that another one lets pass.
+    pub(crate) fn made_whole(mut self) -> Self {
+        self.head_bytes = self.head_bytes.min(MAX_HEAD_LEN);
+        self.body_bytes = self.body_bytes.min(MAX_BODY_LEN);
+        // The longest message must pass, or it would wait for ever. A peer of other limits may send the longest there
+        // is.
+        let longest = MAX_HEAD_LEN + MAX_BODY_LEN;
+        self.bytes_per_peer = self.bytes_per_peer.max(longest);
+        self.bytes_in_total = self.bytes_in_total.max(longest);
+        self.requests_per_peer = self.requests_per_peer.clamp(1, Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// Whether a message may have these lengths.
+    pub(crate) fn let_pass(&self, head: usize, body: usize) -> bool {
+        head <= self.head_bytes && body <= self.body_bytes
+    }
+
+    pub(crate) fn check_size(&self, message: &Message) -> Result<()> {
+        let (head, body) = (message.head.len(), message.body.len());
+        if self.let_pass(head, body) {
+            return Ok(());
+        }
+        let most = format!("at most {} and {} pass", self.head_bytes, self.body_bytes);
+        let message = format!("a request has a head of {head} and a body of {body} bytes; {most}");
+        Err(Error::new(ErrorKind::LimitExceeded, message))
+    }
+
+    /// How long the transfer of so many bytes may take.
+    pub(crate) fn time_for(&self, bytes: usize) -> Duration {
+        let slowest = self.least_bytes_per_second.max(1);
+        self.grace.saturating_add(Duration::from_secs(bytes as u64 / slowest))
+    }
+}

@@ -1,0 +1,104 @@
+//! The other end of a pooled stream: reads requests, hands them over, writes the replies.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use datamesh_core::ports::{Inbound, Message, ReplySender};
+use futures::future::{self, Either};
+use futures::io::AsyncReadExt;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::Stream;
+use super::frame::{self, Header, Kind};
+use super::limits::Limits;
+use super::peers::{Peer, Shared};
+
+/// Serves one stream to its end. `_counted` is dropped with the task.
+pub(crate) async fn stream(shared: Arc<Shared>, peer: Arc<Peer>, mut stream: Stream, _counted: Arc<()>) {
+    loop {
+        match request(&shared, &peer, &mut stream).await {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => {
+                tracing::debug!(node = %peer.node, %error, "a stream of a peer ended early");
+                break;
+            }
+        }
+    }
+}
+
+/// Serves one request; whether the stream goes on.
+async fn request(shared: &Shared, peer: &Peer, stream: &mut Stream) -> io::Result<bool> {
+    let idle = shared.limits.idle;
+    let Ok(header) = tokio::time::timeout(idle, frame::first_byte(stream)).await else { return Ok(false) };
+    let Some(first) = header? else { return Ok(false) };
+    let header = in_time(&shared.limits, frame::HEADER_LEN, frame::rest_of_header(stream, first)).await?;
+    header.check(&shared.limits)?;
+    if header.kind != Kind::Request {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a reply where a request was due"));
+    }
+    let budgets = [&peer.bytes.requests_received, &shared.bytes.requests_received];
+    let _bytes = reserve(budgets, header.message_len()).await?;
+    let read = frame::read_message(stream, &header, &shared.buffers);
+    let message = in_time(&shared.limits, header.message_len(), read).await?;
+    let _handled = peer.requests.acquire().await.map_err(io::Error::other)?;
+    let budgets = [&peer.bytes.replies_sent, &shared.bytes.replies_sent];
+    // Whoever does not read its replies has no more of them made: this waits while any reply waits for room.
+    drop(reserve(budgets, 1).await?);
+    let Some((kind, reply)) = answer(shared, peer, stream, message).await? else { return Ok(false) };
+    let bytes = Header::of(kind, &reply).message_len();
+    let _bytes = reserve(budgets, bytes).await?;
+    in_time(&shared.limits, bytes, frame::write(stream, kind, &reply)).await?;
+    Ok(true)
+}
+
+/// Hands a request over and waits for its reply; `None` when the caller went away first.
+async fn answer(
+    shared: &Shared,
+    peer: &Peer,
+    stream: &mut Stream,
+    message: Message,
+) -> io::Result<Option<(Kind, Message)>> {
+    let work = std::pin::pin!(async {
+        let (reply, answer) = ReplySender::pair();
+        let inbound = Inbound { from: peer.node, message, reply };
+        if shared.inbound.0.send(inbound).await.is_err() {
+            return (Kind::GaveUp, Message::default());
+        }
+        match answer.await {
+            Ok(reply) if shared.limits.let_pass(reply.head.len(), reply.body.len()) => (Kind::Reply, reply),
+            Ok(_) => (Kind::TooLarge, Message::default()),
+            Err(_) => (Kind::GaveUp, Message::default()),
+        }
+    });
+    // The caller says nothing until it has its reply: whatever is read now ends the stream.
+    let mut unexpected = [0; 1];
+    match future::select(work, stream.read(&mut unexpected)).await {
+        Either::Left((reply, _)) => Ok(Some(reply)),
+        Either::Right((Ok(0) | Err(_), _)) => Ok(None),
+        Either::Right((Ok(_), _)) => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "a second request before the reply"))
+        }
+    }
+}
+
+/// Waits for room for so many bytes, with the peer and then with the node.
+pub(crate) async fn reserve(budgets: [&Semaphore; 2], bytes: usize) -> io::Result<[SemaphorePermit<'_>; 2]> {
+    let bytes = u32::try_from(bytes).map_err(io::Error::other)?;
+    let [peer, node] = budgets;
+    let first = peer.acquire_many(bytes).await.map_err(io::Error::other)?;
+    let second = node.acquire_many(bytes).await.map_err(io::Error::other)?;
+    Ok([first, second])
+}
+
+/// Waits for a transfer of so many bytes as long as it makes some progress.
+async fn in_time<T>(
+    limits: &Limits,
+    bytes: usize,
+    work: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    tokio::time::timeout(limits.time_for(bytes), work)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}

@@ -1,0 +1,187 @@
+//! How nodes are found and reached beside the addresses that they were given.
+#![cfg(feature = "libp2p")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod common;
+
+#[cfg(feature = "quic")]
+use common::nodes::QUIC;
+#[cfg(any(feature = "kad", feature = "nat"))]
+use common::nodes::event;
+use common::nodes::libp2p::port;
+use common::nodes::{LIMIT, TCP, echo};
+use common::run;
+use datamesh_core::ErrorKind;
+#[cfg(any(feature = "kad", feature = "nat"))]
+use datamesh_core::ports::TransportEvent;
+use datamesh_core::ports::{Address, PeerRoute, Reach, Transport};
+use datamesh_net::libp2p::{Discovery, Libp2pConfig, Libp2pTransport};
+
+async fn node(secret: u8, mesh: u8, listen: &[&str], discovery: Discovery) -> Libp2pTransport {
+    let listen = listen.iter().map(|text| text.parse().unwrap()).collect();
+    let config = Libp2pConfig::new([secret; 32], [mesh; 32]).listen(listen).discovery(discovery);
+    Libp2pTransport::open(config).await.unwrap()
+}
+
+#[test]
+fn names_are_looked_up() {
+    run(async {
+        let (ours, theirs) =
+            (node(1, 7, &[], Discovery::new()).await, node(2, 7, &[TCP], Discovery::new()).await);
+        let address: Address = format!("/dns4/localhost/tcp/{}", port(&theirs)).parse().unwrap();
+        assert_eq!(ours.connect(address.clone(), LIMIT).await.unwrap(), theirs.local_node());
+        echo(&ours, &theirs).await;
+        let third = node(3, 7, &[], Discovery::new()).await;
+        third.set_peers(vec![PeerRoute { node: theirs.local_node(), addresses: vec![address] }]);
+        echo(&third, &theirs).await;
+        let nowhere: Address = "/dns4/nowhere.invalid/tcp/4001".parse().unwrap();
+        let error = ours.connect(nowhere, LIMIT).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    });
+}
+
+#[test]
+fn both_kinds_of_ip_are_served_at_once() {
+    run(async {
+        let theirs = node(1, 7, &[TCP, "/ip6/::1/tcp/0"], Discovery::new()).await;
+        let addresses = theirs.listen_addresses();
+        assert_eq!(addresses.len(), 2, "{addresses:?}");
+        for (number, address) in addresses.into_iter().enumerate() {
+            let ours = node(number as u8 + 2, 7, &[], Discovery::new()).await;
+            assert_eq!(ours.connect(address, LIMIT).await.unwrap(), theirs.local_node());
+            assert_eq!(ours.reach(theirs.local_node()), Some(Reach::Tcp));
+            echo(&ours, &theirs).await;
+        }
+    });
+}
+
+#[cfg(feature = "quic")]
+#[test]
+fn how_a_peer_is_reached_is_told() {
+    run(async {
+        let theirs = node(1, 7, &[QUIC], Discovery::new()).await;
+        let ours = node(2, 7, &[], Discovery::new()).await;
+        assert_eq!(ours.reach(theirs.local_node()), None);
+        ours.connect(theirs.listen_addresses().remove(0), LIMIT).await.unwrap();
+        assert_eq!(ours.reach(theirs.local_node()), Some(Reach::Quic));
+    });
+}
+
+#[test]
+fn only_the_widest_addresses_are_told() {
+    run(async {
+        let public: Address = "/dns4/node.example.org/tcp/4001".parse().unwrap();
+        let discovery = Discovery::new().announce(vec![public.clone()]);
+        let ours = node(1, 7, &[TCP], discovery).await;
+        assert_eq!(ours.listen_addresses(), [public]);
+    });
+}
+
+/// A node behind a proxy on its own machine: nobody is told of the port behind it.
+#[test]
+fn what_is_announced_takes_the_place_of_what_is_listened_on() {
+    run(async {
+        let proxy: Address = "/ip4/127.0.0.1/tcp/4001".parse().unwrap();
+        let discovery = Discovery::new().announce(vec![proxy.clone()]);
+        let ours = node(1, 7, &[TCP], discovery).await;
+        assert_eq!(ours.listen_addresses(), [proxy]);
+    });
+}
+
+#[cfg(feature = "kad")]
+#[test]
+fn members_are_found_by_their_names() {
+    use datamesh_net::libp2p::address_of;
+    run(async {
+        let all = Discovery::new().kademlia();
+        let known = node(1, 7, &[TCP], all.clone().bootstrap()).await;
+        let (ours, theirs) = (node(2, 7, &[TCP], all.clone()).await, node(3, 7, &[TCP], all).await);
+        for other in [&ours, &theirs] {
+            other.connect(known.listen_addresses().remove(0), LIMIT).await.unwrap();
+            event(&known, |event| *event == TransportEvent::Connected(other.local_node())).await;
+        }
+        let name = address_of(&theirs.local_node()).unwrap();
+        // What members tell each other of themselves may still be on its way.
+        let found = loop {
+            match ours.connect(name.clone(), LIMIT).await {
+                Ok(found) => break found,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}"),
+            }
+        };
+        assert_eq!(found, theirs.local_node());
+        echo(&ours, &theirs).await;
+        let nobody = address_of(&node(4, 8, &[], Discovery::new()).await.local_node()).unwrap();
+        assert_eq!(ours.connect(nobody, LIMIT).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    });
+}
+
+/// A member that was away and is back under another address, which this node has not heard: another member has.
+#[cfg(feature = "kad")]
+#[test]
+fn who_has_moved_is_looked_up_and_reached() {
+    run(async {
+        let all = Discovery::new().kademlia();
+        let known = node(1, 7, &[TCP], all.clone().bootstrap()).await;
+        // It does not listen, so that nobody dials it.
+        let ours = node(2, 7, &[], all.clone()).await;
+        let theirs = node(3, 7, &[TCP], all.clone()).await;
+        let (id, old) = (theirs.local_node(), theirs.listen_addresses());
+        for other in [&ours, &theirs] {
+            other.connect(known.listen_addresses().remove(0), LIMIT).await.unwrap();
+            event(&known, |event| *event == TransportEvent::Connected(other.local_node())).await;
+        }
+        ours.set_peers(vec![PeerRoute { node: id, addresses: old.clone() }]);
+        echo(&ours, &theirs).await;
+        theirs.close().await;
+        event(&ours, |event| *event == TransportEvent::Disconnected(id)).await;
+        let moved = node(3, 7, &[TCP], all).await;
+        assert_ne!(moved.listen_addresses(), old);
+        moved.connect(known.listen_addresses().remove(0), LIMIT).await.unwrap();
+        event(&ours, |event| *event == TransportEvent::Connected(id)).await;
+        echo(&ours, &moved).await;
+    });
+}
+
+/// A port that is forwarded to a node, as a router would do it: others are told of it when a member has reached the
+/// node there. Of those where somebody else answers, or nobody, they are not.
+#[cfg(all(feature = "nat", target_os = "linux"))]
+#[test]
+fn an_address_counts_when_a_member_has_reached_it() {
+    use std::collections::BTreeSet;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    fn pass_on(mut from: TcpStream, mut to: TcpStream) {
+        // However it ends, both ways end.
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    }
+    run(async {
+        // The node listens on 127.0.0.2. Members see it come from 127.0.0.1, so that it may be reached there, too.
+        let [forwarded, foreign, nobodys] = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = [&forwarded, &foreign, &nobodys].map(|listener| listener.local_addr().unwrap().port());
+        drop(nobodys);
+        let listen = ports.map(|port| format!("/ip4/127.0.0.2/tcp/{port}"));
+        let nat = Discovery::new().nat();
+        let ours = node(1, 7, &listen.each_ref().map(String::as_str), nat.clone()).await;
+        let theirs = node(2, 7, &[TCP], nat).await;
+        let router = std::thread::spawn(move || {
+            // First somebody else answers, so that all of that is over when the node is reached.
+            drop(foreign.accept().unwrap());
+            let (outside, _) = forwarded.accept().unwrap();
+            let inside = TcpStream::connect(("127.0.0.2", ports[0])).unwrap();
+            let (back_from, back_to) = (inside.try_clone().unwrap(), outside.try_clone().unwrap());
+            let back = std::thread::spawn(move || pass_on(back_from, back_to));
+            pass_on(outside, inside);
+            back.join().unwrap();
+        });
+        ours.connect(theirs.listen_addresses().remove(0), LIMIT).await.unwrap();
+        let reached: Address = format!("/ip4/127.0.0.1/tcp/{}", ports[0]).parse().unwrap();
+        event(&ours, |event| matches!(event, TransportEvent::Listening(told) if told.contains(&reached)))
+            .await;
+        let known = listen.iter().map(|address| address.parse().unwrap()).chain([reached]);
+        let told = BTreeSet::from_iter(ours.listen_addresses());
+        assert_eq!(told, known.collect());
+        // The connection that was made to look is closed, and the other one stays.
+        router.join().unwrap();
+        echo(&ours, &theirs).await;
+    });
+}

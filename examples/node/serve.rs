@@ -1,0 +1,111 @@
+//! A node that runs until it is told to stop.
+
+use std::io::Write;
+use std::path::Path;
+
+use datamesh::{Builder, Event, Mesh, NodeState};
+use futures::StreamExt;
+use futures::channel::mpsc;
+use futures::future::{self, Either};
+use serde_json::json;
+
+use crate::Result;
+use crate::output::{Output, say};
+use crate::place;
+
+pub(crate) async fn run(directory: &Path, builder: Builder, output: Output) -> Result<()> {
+    let (mut told_to_stop, mut stop) = mpsc::channel(1);
+    ctrlc::set_handler(move || {
+        if told_to_stop.try_send(()).is_err() {
+            // Told once more while it shuts down: it does not want to wait.
+            std::process::exit(130);
+        }
+    })?;
+    let mesh = builder.open().await?;
+    let mut events = mesh.events();
+    introduce(&mesh, directory, output)?;
+    loop {
+        match future::select(stop.next(), events.next()).await {
+            Either::Left(_) | Either::Right((None, _)) => break,
+            Either::Right((Some(event), _)) => {
+                // What others should dial may have changed.
+                if matches!(event, Event::Listening(_) | Event::KeyChanged { .. })
+                    && let Err(error) = keep_ticket(&mesh, directory)
+                {
+                    // The node serves all the same.
+                    output.failed(&*error);
+                }
+                tell(&mesh, &event, output);
+            }
+        }
+    }
+    place::remove_ticket(directory);
+    output.result(&json!({ "event": "stopping" }), || say!("stopping"));
+    mesh.shutdown().await?;
+    output.result(&json!({ "event": "stopped" }), || say!("stopped"));
+    Ok(())
+}
+
+fn keep_ticket(mesh: &Mesh, directory: &Path) -> Result<()> {
+    place::write_ticket(directory, mesh.ticket()?.to_text().as_str())
+}
+
+fn introduce(mesh: &Mesh, directory: &Path, output: Output) -> Result<()> {
+    keep_ticket(mesh, directory)?;
+    let addresses: Vec<String> = mesh.addresses().iter().map(ToString::to_string).collect();
+    let value = json!({ "event": "running", "node": mesh.node_id().to_string(), "addresses": addresses });
+    output.result(&value, || {
+        say!("node    {}", mesh.node_id());
+        say!("data    {}", directory.display());
+        for address in &addresses {
+            say!("listens {address}");
+        }
+        say!("`node ticket {}` prints the ticket for others. Ctrl-C stops the node.", directory.display());
+    });
+    Ok(())
+}
+
+fn tell(mesh: &Mesh, event: &Event, output: Output) {
+    let (name, subject, remark) = match event {
+        Event::NodeUp(node) => ("up", node.fmt_short(), String::new()),
+        Event::NodeDown(node) => ("down", node.fmt_short(), String::new()),
+        Event::Member(node) => ("member", node.fmt_short(), String::new()),
+        Event::CorruptShard(shard) => ("damaged", shard.fmt_short(), "a shard on this disk".into()),
+        Event::ShardSetAside(shard) => {
+            ("rotten", shard.fmt_short(), "given up; it comes back from the others".into())
+        }
+        Event::NodeState { node, state: NodeState::Gone } => {
+            ("gone", node.fmt_short(), "the others make anew what it held".into())
+        }
+        Event::Distrusted(node) => ("distrusted", node.fmt_short(), "its proof was wrong".into()),
+        Event::CareRound(round) => {
+            let text = format!("{} of {}, {} bytes brought home", round.done, round.total, round.bytes_done);
+            ("care", text, String::new())
+        }
+        Event::KeyChanged { generation } => {
+            ("key", generation.to_string(), "the mesh key has changed; the ticket is a new one".into())
+        }
+        Event::Expelled(node) => ("expelled", node.fmt_short(), "it is admitted no more".into()),
+        Event::Refused(text) => ("refused", text.clone(), String::new()),
+        _ => return,
+    };
+    let nodes = mesh.nodes();
+    let connected = nodes.iter().filter(|node| node.connected).count();
+    let remark = match event {
+        Event::NodeUp(_) | Event::NodeDown(_) | Event::Member(_) => {
+            format!("{connected} of {} members connected", nodes.len())
+        }
+        _ => remark,
+    };
+    let value = json!({
+        "event": name,
+        "subject": subject,
+        "remark": remark,
+        "connected": connected,
+        "members": nodes.len(),
+    });
+    output.result(&value, || {
+        let remark = if remark.is_empty() { remark } else { format!(", {remark}") };
+        say!("{name:<7} {subject}{remark}");
+    });
+}

@@ -1,0 +1,248 @@
+//! Meshes that admit who holds data by certificate.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper that fails fails its test")]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use common::{PATIENCE, noise, run, within};
+use datamesh::format::{Refusal, Reply, Request};
+use datamesh::ports::{Identity, Message, Timestamp, Transport};
+use datamesh::runtime::NativeRuntime;
+use datamesh::{
+    Admission, Builder, ErrorKind, Event, MemoryNetwork, Mesh, MeshKey, MeshKeys, NodeId, NodeIdentity,
+    SignedCertificate, Ticket,
+};
+use futures::StreamExt;
+
+const CAPACITY: u64 = 1 << 40;
+
+fn authority(number: u8) -> Admission {
+    Admission::new(Arc::new(NodeIdentity::from_secret([number; 32])), None)
+}
+
+fn identity(number: usize) -> NodeIdentity {
+    NodeIdentity::from_secret([number as u8 + 100; 32])
+}
+
+fn in_an_hour() -> Timestamp {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap() + Duration::from_secs(3600);
+    Timestamp(now.as_millis() as u64)
+}
+
+fn certificate(admission: &Admission, node: NodeId, zone: &str) -> SignedCertificate {
+    admission.issue(node, Some(zone.parse().unwrap()), CAPACITY / 2, in_an_hour())
+}
+
+fn node(network: &MemoryNetwork, number: usize) -> Builder {
+    datamesh::builder().network(network).identity(identity(number)).capacity(CAPACITY).zone("liar")
+}
+
+/// Nodes that are admitted, each in a zone of its own.
+async fn admitted(network: &MemoryNetwork, admission: &Admission, count: usize) -> Vec<Mesh> {
+    let mut nodes: Vec<Mesh> = Vec::new();
+    for number in 0..count {
+        let own = certificate(admission, identity(number).node_id(), &format!("zone-{number}"));
+        let mut builder = node(network, number).certificate(own);
+        builder = match nodes.first() {
+            Some(first) => builder.join(first.ticket().unwrap()),
+            None => builder.admission([admission.key()]),
+        };
+        nodes.push(builder.open().await.unwrap());
+    }
+    for node in &nodes {
+        node.wait_for_nodes(count, PATIENCE).await.unwrap();
+    }
+    nodes
+}
+
+fn members(mesh: &Mesh) -> Vec<NodeId> {
+    mesh.nodes().into_iter().map(|node| node.record.node).collect()
+}
+
+#[test]
+fn a_ticket_alone_does_not_make_a_holder() {
+    run(async {
+        let (network, admission) = (MemoryNetwork::new(), authority(1));
+        let nodes = admitted(&network, &admission, 3).await;
+        let ticket = nodes[0].ticket().unwrap();
+        assert_eq!(ticket.admission, [admission.key()]);
+        assert_eq!(ticket.to_text().parse::<Ticket>().unwrap(), ticket);
+
+        let none = node(&network, 10).join(ticket.clone()).open().await.unwrap_err();
+        assert_eq!((none.kind(), none.node()), (ErrorKind::AccessDenied, Some(identity(10).node_id())));
+        let strangers = [20, 21, 22].map(|number| (number, identity(number).node_id()));
+        for (number, own) in strangers {
+            let wrong = match number {
+                20 => certificate(&authority(2), own, "zone-0"),
+                21 => certificate(&admission, identity(0).node_id(), "zone-0"),
+                _ => admission.issue(own, None, 1, Timestamp(1)),
+            };
+            let open = node(&network, number).join(ticket.clone()).certificate(wrong).open();
+            let error = open.await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error}");
+        }
+
+        // One that does not ask itself whether it is admitted is not asked either.
+        let mut careless = Ticket::new(ticket.mesh_key().unwrap().clone(), ticket.addresses.clone());
+        careless.admission = vec![authority(2).key()];
+        let forged = certificate(&authority(2), identity(11).node_id(), "zone-9");
+        let stranger = node(&network, 11).join(careless).certificate(forged).open().await.unwrap();
+        let receipt = nodes[1].put(noise(300_000, 1)).await.unwrap();
+        assert!(!receipt.holders.contains_key(&stranger.node_id()));
+        for node in &nodes {
+            assert_eq!(members(node).len(), 3, "a stranger is no member");
+        }
+        stranger.shutdown().await.unwrap();
+
+        // A client needs no certificate: the mesh key says who may ask.
+        let client = datamesh::builder().network(&network).capacity(0).join(ticket).open().await.unwrap();
+        assert_eq!(client.get(&receipt.capability).await.unwrap(), noise(300_000, 1));
+        client.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn the_certificate_overrules_zone_and_capacity() {
+    run(async {
+        let (network, admission) = (MemoryNetwork::new(), authority(1));
+        let nodes = admitted(&network, &admission, 3).await;
+        for (number, status) in nodes[2].nodes().iter().enumerate() {
+            assert_eq!(status.record.zone.as_str(), "liar");
+            assert_eq!(status.record.capacity_granted(), CAPACITY / 2, "{number}");
+        }
+        // All say that they are in one zone; by their certificates any of three may be lost.
+        let receipt = nodes[0].put(noise(300_000, 2)).await.unwrap();
+        assert_eq!(receipt.zone_margin, 1);
+        let moved = certificate(&admission, nodes[0].node_id(), "zone-1");
+        nodes[0].set_certificate(moved).await.unwrap();
+        let error = nodes[0].set_certificate(certificate(&authority(2), nodes[0].node_id(), "x")).await;
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::AccessDenied);
+        assert_eq!(
+            nodes[0].nodes().iter().filter(|node| node.record.zone_granted().as_str() == "zone-1").count(),
+            2
+        );
+    });
+}
+
+#[test]
+fn who_is_revoked_is_refused_and_learns_nothing() {
+    run(async {
+        let (network, mut admission) = (MemoryNetwork::new(), authority(1));
+        let nodes = admitted(&network, &admission, 4).await;
+        let receipt = nodes[0].put(noise(300_000, 3)).await.unwrap();
+        let revoked = nodes[3].node_id();
+        let mut events: Vec<_> = nodes[..3].iter().map(Mesh::events).collect();
+
+        let foreign = authority(2).revoke(nodes[0].node_id()).unwrap();
+        assert_eq!(nodes[1].set_epoch(foreign).await.unwrap_err().kind(), ErrorKind::AccessDenied);
+        nodes[1].set_epoch(admission.revoke(revoked).unwrap()).await.unwrap();
+        for events in &mut events {
+            let is_it = |event: Event| async move { (event == Event::Expelled(revoked)).then_some(()) };
+            within(PATIENCE, Box::pin(events.filter_map(is_it)).next()).await.unwrap();
+        }
+        for node in &nodes[..3] {
+            assert_eq!(node.epoch().unwrap().epoch().number, 1);
+            assert!(!members(node).contains(&revoked));
+        }
+        // Nobody answers it any more, whatever it asks.
+        let error = nodes[3].ping(nodes[0].node_id()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error}");
+        let secret = nodes[0].put("later").await.unwrap();
+        let error = nodes[3].get(&secret.capability).await.unwrap_err();
+        assert_ne!(error.kind(), ErrorKind::NotFound, "silence is not absence");
+        // The others have what it held from each other.
+        assert_eq!(nodes[2].get(&receipt.capability).await.unwrap(), noise(300_000, 3));
+        let again = nodes[0].put(noise(300_000, 4)).await.unwrap();
+        assert!(!again.holders.contains_key(&revoked));
+    });
+}
+
+/// What a node answers to a request for its keys, of a node with this name and by no mesh.
+async fn ask_for_keys(network: &MemoryNetwork, name: NodeId, from: &Mesh, body: Bytes) -> (Reply, Bytes) {
+    let runtime = NativeRuntime::shared().unwrap();
+    let transport = network.join(name, runtime).unwrap();
+    transport.connect(from.addresses().remove(0), PATIENCE).await.unwrap();
+    let head = Request::Keys { generation: 0, name: [0; 32] }.encode();
+    let answer = transport.call(from.node_id(), Message { head, body }, PATIENCE).await.unwrap();
+    transport.close().await;
+    (Reply::decode(&answer.head).unwrap(), answer.body)
+}
+
+#[test]
+fn who_is_not_admitted_neither_learns_a_new_mesh_key_nor_changes_it() {
+    run(async {
+        let (network, mut admission) = (MemoryNetwork::new(), authority(1));
+        let nodes = admitted(&network, &admission, 4).await;
+        let ticket = nodes[0].ticket().unwrap();
+        let client = datamesh::builder().network(&network).capacity(0).join(ticket).open().await.unwrap();
+        let key = |mesh: &Mesh| mesh.ticket().unwrap().mesh_key().unwrap().clone();
+        let (before, revoked) = (key(&nodes[0]), nodes[3].node_id());
+        let mut expelled: Vec<_> = nodes[..3].iter().map(Mesh::events).collect();
+        let mut changed: Vec<_> = nodes[..3].iter().map(Mesh::events).collect();
+        nodes[1].set_epoch(admission.revoke(revoked).unwrap()).await.unwrap();
+        for events in &mut expelled {
+            let is_it = |event: Event| async move { (event == Event::Expelled(revoked)).then_some(()) };
+            within(PATIENCE, Box::pin(events.filter_map(is_it)).next()).await.unwrap();
+        }
+
+        let hour = Duration::from_secs(3600);
+        assert_eq!(client.rotate_key(hour).await.unwrap_err().kind(), ErrorKind::AccessDenied);
+        nodes[0].rotate_key(hour).await.unwrap();
+        for events in &mut changed {
+            let is_it = |event: Event| async move { matches!(event, Event::KeyChanged { .. }).then_some(()) };
+            within(PATIENCE, Box::pin(events.filter_map(is_it)).next()).await.unwrap();
+        }
+        let new = key(&nodes[0]);
+        assert_ne!(new, before);
+        assert_eq!(nodes[..3].iter().map(key).collect::<Vec<_>>(), [new.clone(), new.clone(), new.clone()]);
+        // It believes that it is admitted, and nobody listens to it.
+        nodes[3].rotate_key(hour).await.unwrap();
+        nodes[3].shutdown().await.unwrap();
+        // Neither under its own name nor under one that has no certificate is anybody told, or heard.
+        let forged = MeshKeys::first(before.clone());
+        let forged = forged.next(MeshKey::from_bytes([9; 32]), Timestamp(u64::MAX)).unwrap();
+        let forged = MeshKeys { generation: 99, ..forged };
+        for name in [revoked, identity(30).node_id()] {
+            for body in [Bytes::new(), forged.encode()] {
+                let (reply, told) = ask_for_keys(&network, name, &nodes[1], body).await;
+                assert!(matches!(reply, Reply::Failed { refusal: Refusal::Denied, .. }), "{reply:?}");
+                assert!(told.is_empty());
+            }
+        }
+        assert_eq!(nodes[..3].iter().map(key).collect::<Vec<_>>(), [new.clone(), new.clone(), new]);
+        assert_eq!(key(&client), before, "a client needs a new ticket");
+        client.shutdown().await.unwrap();
+    });
+}
+
+#[cfg(feature = "disk")]
+#[test]
+fn an_epoch_outlives_a_restart_and_never_goes_back() {
+    run(async {
+        let (network, mut admission) = (MemoryNetwork::new(), authority(1));
+        let directory = tempfile::tempdir().unwrap();
+        let own = certificate(&admission, identity(0).node_id(), "zone-0");
+        let open = || node(&network, 0).path(directory.path());
+        let mesh = open().admission([admission.key()]).certificate(own).open().await.unwrap();
+        let first = admission.revoke(identity(5).node_id()).unwrap();
+        let second = admission.revoke(identity(6).node_id()).unwrap();
+        mesh.set_epoch(second.clone()).await.unwrap();
+        mesh.set_epoch(first.clone()).await.unwrap();
+        assert_eq!(mesh.epoch(), Some(second.clone()));
+        mesh.shutdown().await.unwrap();
+
+        // Neither keys nor certificate need be given again, and none can be taken away.
+        let mesh = open().open().await.unwrap();
+        assert_eq!((mesh.epoch(), mesh.admission_keys()), (Some(second.clone()), vec![admission.key()]));
+        mesh.set_epoch(first).await.unwrap();
+        assert_eq!(mesh.epoch(), Some(second));
+        mesh.set_epoch(admission.revoke(identity(0).node_id()).unwrap()).await.unwrap();
+        mesh.shutdown().await.unwrap();
+        assert_eq!(open().open().await.unwrap_err().kind(), ErrorKind::AccessDenied);
+        let other = open().admission([authority(2).key()]).open().await.unwrap_err();
+        assert_eq!(other.kind(), ErrorKind::AccessDenied, "{other}");
+    });
+}
