@@ -194,9 +194,9 @@ impl Work {
         let clip = |answer: &mut Option<Possession>| *answer = answer.take().map(|said| said.of_total(total));
         answers.values_mut().for_each(clip);
         let view = View { members: self.answering(report), leaving: Vec::new() };
-        let key = layout.placement.as_bytes();
-        let homes = rank(key, &view.members).assign(layout.redundancy)?;
-        plan_extent(key, &homes, layout.redundancy, &view, &answers, self.engine.peers.local())
+        let ranking = rank(layout.placement.as_bytes(), &view.members);
+        let homes = ranking.assign(layout.redundancy)?;
+        plan_extent(&ranking, &homes, layout.redundancy, &view, &answers, self.engine.peers.local())
     }
 
     /// The members that can hold data and whose claims count.

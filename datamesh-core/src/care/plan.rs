@@ -82,9 +82,9 @@ impl ExtentPlan {
     }
 }
 
-/// Decides for an extent that should be in these homes; `None` where it was removed, or no member can hold it.
+/// Decides for an extent, by the ranking of the view's members and the homes it assigns; `None` where it was removed, or no member can hold it.
 pub(super) fn plan_extent(
-    key: &[u8; 32],
+    ranking: &Ranking<'_>,
     homes: &Assignment,
     redundancy: Redundancy,
     view: &View,
@@ -92,16 +92,16 @@ pub(super) fn plan_extent(
     local: NodeId,
 ) -> Option<ExtentPlan> {
     let answering: Vec<Member>;
-    let among: Assignment;
-    let (members, homes) = if is_active(Bug::UnreachableIsAbsent) {
+    let (among, assigned): (Ranking<'_>, Assignment);
+    let (ranking, homes) = if is_active(Bug::UnreachableIsAbsent) {
         let answers = |member: &&Member| answers.get(&member.node).is_some_and(Option::is_some);
         answering = view.members.iter().filter(answers).cloned().collect();
-        among = rank(key, &answering).assign(redundancy)?;
-        (&answering, &among)
+        among = rank(ranking.key(), &answering);
+        assigned = among.assign(redundancy)?;
+        (&among, &assigned)
     } else {
-        (&view.members, homes)
+        (ranking, homes)
     };
-    let ranking = rank(key, members);
     let said = |node: &NodeId| answers.get(node).and_then(Option::as_ref);
     let has = |node: &NodeId, index: u8| said(node).is_some_and(|said| said.indexes().contains(&index));
     let in_order: Vec<NodeId> = ranking.nodes().chain(view.leaving.iter().copied()).collect();
@@ -123,7 +123,7 @@ pub(super) fn plan_extent(
     let missing: Vec<Seat> = seats.iter().copied().filter(|(index, _)| !held.contains(index)).collect();
 
     let is_open = silent && !missing.is_empty();
-    let lost: Vec<Seat> = if is_open { Vec::new() } else { seats_for(&missing, &ranking, &holders, said) };
+    let lost: Vec<Seat> = if is_open { Vec::new() } else { seats_for(&missing, ranking, &holders, said) };
     let spare = redundancy.parity().saturating_sub(lost.len());
     let first_of = |index: u8| holders.iter().find(|node| has(node, index)).copied();
     let lacks = |home: &NodeId, index| takes(said(home)) && !has(home, index);
@@ -205,16 +205,15 @@ pub(super) struct ManifestPlan {
     pub(super) homes: Vec<NodeId>,
 }
 
-/// Decides for a manifest that should be in these homes.
+/// Decides for a manifest, by the ranking of the view's members and the homes it gives.
 pub(super) fn plan_manifest(
-    key: &[u8; 32],
+    ranking: &Ranking<'_>,
     homes: &[NodeId],
     redundancy: Redundancy,
     view: &View,
     answers: &Answers,
     local: NodeId,
 ) -> ManifestPlan {
-    let ranking = rank(key, &view.members);
     let said = |node: &NodeId| answers.get(node).and_then(Option::as_ref);
     let has = |node: &NodeId| matches!(said(node), Some(Possession::Held(_)));
     let holders: Vec<NodeId> = ranking.nodes().chain(view.leaving.iter().copied()).filter(has).collect();
@@ -261,13 +260,13 @@ mod tests {
     }
 
     fn plan_of(redundancy: Redundancy, view: &View, answers: &Answers, local: NodeId) -> Option<ExtentPlan> {
-        let homes = rank(&KEY, &view.members).assign(redundancy)?;
-        plan_extent(&KEY, &homes, redundancy, view, answers, local)
+        let ranking = rank(&KEY, &view.members);
+        plan_extent(&ranking, &ranking.assign(redundancy)?, redundancy, view, answers, local)
     }
 
     fn manifest_plan(members: &[Member], answers: &Answers, local: NodeId) -> ManifestPlan {
-        let homes = rank(&KEY, members).manifest_holders(CODE);
-        plan_manifest(&KEY, &homes, CODE, &view(members), answers, local)
+        let ranking = rank(&KEY, members);
+        plan_manifest(&ranking, &ranking.manifest_holders(CODE), CODE, &view(members), answers, local)
     }
 
     /// Those who hold something, in the order in which they are to repair.

@@ -169,9 +169,10 @@ pub(super) async fn survey_extents(
     view: &View,
     entries: &[Entry<ExtentId>],
 ) -> Found<ExtentPlan> {
-    let decide = |entry: &Entry<ExtentId>, homes: &Option<Assignment>, answers: &Answers| {
-        plan_extent(&entry.key, homes.as_ref()?, entry.redundancy, view, answers, engine.peers.local())
-    };
+    let decide =
+        |entry: &Entry<ExtentId>, ranking: &Ranking<'_>, homes: &Option<Assignment>, answers: &Answers| {
+            plan_extent(ranking, homes.as_ref()?, entry.redundancy, view, answers, engine.peers.local())
+        };
     let whom = |plan: &Option<ExtentPlan>| match plan {
         Some(plan) if plan.is_whole() && plan.moves.is_empty() && plan.surplus.is_empty() => Whom::Homes,
         Some(plan) if plan.is_found() => Whom::Near,
@@ -186,8 +187,8 @@ pub(super) async fn survey_manifests(
     view: &View,
     entries: &[Entry<ObjectId>],
 ) -> Found<ManifestPlan> {
-    let decide = |entry: &Entry<ObjectId>, homes: &Vec<NodeId>, answers: &Answers| {
-        Some(plan_manifest(&entry.key, homes, entry.redundancy, view, answers, engine.peers.local()))
+    let decide = |entry: &Entry<ObjectId>, ranking: &Ranking<'_>, homes: &Vec<NodeId>, answers: &Answers| {
+        Some(plan_manifest(ranking, homes, entry.redundancy, view, answers, engine.peers.local()))
     };
     let whom = |plan: &Option<ManifestPlan>| {
         let is_settled = plan.as_ref().is_some_and(|plan| plan.lacking.is_empty() && !plan.is_surplus);
@@ -203,45 +204,61 @@ async fn survey<I: Subject, P>(
     engine: &Engine,
     view: &View,
     entries: &[Entry<I>],
-    decide: impl Fn(&Entry<I>, &I::Homes, &Answers) -> Option<P>,
+    decide: impl Fn(&Entry<I>, &Ranking<'_>, &I::Homes, &Answers) -> Option<P>,
     whom: impl Fn(&Option<P>) -> Whom,
 ) -> Found<P> {
-    let mut answers: Vec<Answers> = vec![Answers::new(); entries.len()];
-    let homes = |entry: &Entry<I>| I::homes(&rank(&entry.key, &view.members), entry.redundancy);
-    let homes: Vec<I::Homes> = entries.iter().map(homes).collect();
-    let mut found: Found<P> = entries.iter().map(|_| None).collect();
-    let mut open: BTreeMap<usize, Whom> = (0..entries.len()).map(|number| (number, Whom::Homes)).collect();
+    let local = engine.peers.local();
+    let mut cases: Vec<Case<'_, I, P>> = entries.iter().map(|entry| Case::new(entry, view)).collect();
+    let mut open: BTreeMap<usize, Whom> = (0..cases.len()).map(|number| (number, Whom::Homes)).collect();
     while !open.is_empty() {
         let mut questions: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
         for (number, whom) in &open {
-            let (Some(entry), Some(homes), Some(asked)) =
-                (entries.get(*number), homes.get(*number), answers.get(*number))
-            else {
-                continue;
-            };
-            for node in nodes_of(*whom, entry, I::nodes(homes), view, engine.peers.local()) {
-                if !asked.contains_key(&node) {
+            let Some(case) = cases.get(*number) else { continue };
+            for node in case.nodes_of(*whom, view, local) {
+                if !case.answers.contains_key(&node) {
                     questions.entry(node).or_default().push(*number);
                 }
             }
         }
-        ask(engine, entries, questions, &mut answers).await;
+        ask(engine, entries, questions, &mut cases).await;
         let mut left = BTreeMap::new();
         for (number, asked) in open {
-            let (Some(entry), Some(homes), Some(answers), Some(plan)) =
-                (entries.get(number), homes.get(number), answers.get(number), found.get_mut(number))
-            else {
-                continue;
-            };
-            *plan = decide(entry, homes, answers);
-            let next = whom(plan);
+            let Some(case) = cases.get_mut(number) else { continue };
+            case.plan = decide(case.entry, &case.ranking, &case.homes, &case.answers);
+            let next = whom(&case.plan);
             if next > asked {
                 left.insert(number, next);
             }
         }
         open = left;
     }
-    found
+    cases.into_iter().map(|case| case.plan).collect()
+}
+
+/// What a survey knows of one extent or manifest.
+struct Case<'a, I: Subject, P> {
+    entry: &'a Entry<I>,
+    ranking: Ranking<'a>,
+    homes: I::Homes,
+    answers: Answers,
+    plan: Option<P>,
+}
+
+impl<'a, I: Subject, P> Case<'a, I, P> {
+    fn new(entry: &'a Entry<I>, view: &'a View) -> Self {
+        let ranking = rank(&entry.key, &view.members);
+        let homes = I::homes(&ranking, entry.redundancy);
+        Self { entry, ranking, homes, answers: Answers::new(), plan: None }
+    }
+
+    fn nodes_of(&self, whom: Whom, view: &View, local: NodeId) -> BTreeSet<NodeId> {
+        let leaving = view.leaving.iter().copied();
+        match whom {
+            Whom::Homes => I::nodes(&self.homes).iter().copied().chain(leaving).chain([local]).collect(),
+            Whom::Near => self.ranking.nodes().take(reach(self.entry.redundancy)).chain(leaving).collect(),
+            Whom::All => view.nodes().collect(),
+        }
+    }
 }
 
 /// Whom a survey asks about one thing.
@@ -252,30 +269,12 @@ enum Whom {
     All,
 }
 
-fn nodes_of<I>(
-    whom: Whom,
-    entry: &Entry<I>,
-    homes: &[NodeId],
-    view: &View,
-    local: NodeId,
-) -> BTreeSet<NodeId> {
-    let leaving = view.leaving.iter().copied();
-    match whom {
-        Whom::Homes => homes.iter().copied().chain(leaving).chain([local]).collect(),
-        Whom::Near => {
-            let ranking = rank(&entry.key, &view.members);
-            ranking.nodes().take(reach(entry.redundancy)).chain(leaving).collect()
-        }
-        Whom::All => view.nodes().collect(),
-    }
-}
-
 /// Puts each node's questions to it and notes what it says, or that it says nothing.
-async fn ask<I: Subject>(
+async fn ask<I: Subject, P>(
     engine: &Engine,
     entries: &[Entry<I>],
     questions: BTreeMap<NodeId, Vec<usize>>,
-    answers: &mut [Answers],
+    cases: &mut [Case<'_, I, P>],
 ) {
     let calls = questions.into_iter().map(|(node, numbers)| async move {
         let ids = numbers.iter().filter_map(|number| entries.get(*number)).map(|entry| entry.id).collect();
@@ -287,8 +286,8 @@ async fn ask<I: Subject>(
         let mut said = answer.unwrap_or_default().into_iter();
         for number in numbers {
             let said = said.next();
-            if let (Some(answers), Some(entry)) = (answers.get_mut(number), entries.get(number)) {
-                answers.insert(node, said.map(|said| said.of_total(entry.redundancy.total())));
+            if let Some(case) = cases.get_mut(number) {
+                case.answers.insert(node, said.map(|said| said.of_total(case.entry.redundancy.total())));
             }
         }
     }

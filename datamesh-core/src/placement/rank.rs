@@ -108,7 +108,7 @@ impl<'a> Ranking<'a> {
     }
 
     /// The placement key.
-    pub(super) fn key(&self) -> &[u8; 32] {
+    pub(crate) fn key(&self) -> &[u8; 32] {
         &self.key
     }
 }
@@ -137,16 +137,16 @@ pub(super) fn scores((log_a, capacity_a): (u64, u64), (log_b, capacity_b): (u64,
 /// The whole part is the position of the highest bit; each squaring of the mantissa, a number in [1, 2),
 /// then yields one more binary digit of its logarithm.
 pub(super) fn negative_log2(draw: u64) -> u64 {
-    const ONE: u128 = 1 << 63;
     let number = u128::from(draw) + 1;
     let whole = number.ilog2();
     // The mantissa with 63 fractional bits; for 2^64 itself that is a shift to the right.
-    let mut mantissa = (number << 63) >> whole;
+    let mut mantissa = ((number << 63) >> whole) as u64;
     let mut log = u64::from(whole);
     for _ in 0..LOG_BITS {
-        mantissa = (mantissa * mantissa) >> 63;
-        let digit = u64::from(mantissa >= 2 * ONE);
-        mantissa >>= digit;
+        // In [1, 4) with 126 fractional bits: the highest bit says whether it is 2 or more.
+        let square = u128::from(mantissa) * u128::from(mantissa);
+        let digit = (square >> 127) as u64;
+        mantissa = (square >> (63 + digit)) as u64;
         log = (log << 1) | digit;
     }
     (64 << LOG_BITS) - log
