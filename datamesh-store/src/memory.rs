@@ -15,7 +15,8 @@ use crate::limits::{self, PAGE_BYTES};
 
 /// A [`Storage`] in memory, for tests, caches and nodes that need not outlive their process.
 ///
-/// It keeps the `Bytes` it is given without a copy, never waits, owns no thread, and gives the same
+/// It keeps the `Bytes` it is given, or a copy where they are shared and may be a part of something larger, which
+/// would stay in memory with them. It never waits, owns no thread, and gives the same
 /// answers for the same calls. [`reopened`](Self::reopened) gives what a crash would have left, so that
 /// a simulated node can be restarted.
 ///
@@ -101,6 +102,7 @@ impl MemoryStore {
         }
         self.check_room(&state, bytes.len() as u64)?;
         state.used += bytes.len() as u64;
+        let bytes = if bytes.is_unique() { bytes } else { Bytes::copy_from_slice(&bytes) };
         state.blobs.insert(id, bytes);
         state.uncommitted.insert(id);
         Ok(())

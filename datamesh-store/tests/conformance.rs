@@ -6,8 +6,15 @@
     reason = "tests fail by panicking"
 )]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use datamesh_core::id::ShardId;
+use datamesh_core::ports::Storage;
 use datamesh_core::testing;
 use datamesh_store::{MemoryStore, ReedSolomon};
+use futures::executor::block_on;
 
 #[test]
 fn reed_solomon() {
@@ -20,12 +27,33 @@ fn memory_store() {
     testing::storage::full_storage(MemoryStore::with_capacity_bytes);
 }
 
+/// What is kept is what is counted as used: not all that a blob was once a part of.
+#[test]
+fn a_blob_in_memory_does_not_keep_what_it_was_cut_from() {
+    struct Larger(Vec<u8>, Arc<AtomicBool>);
+    impl AsRef<[u8]> for Larger {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    impl Drop for Larger {
+        fn drop(&mut self) {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+    let freed = Arc::new(AtomicBool::new(false));
+    let larger = Bytes::from_owner(Larger(vec![7; 6 << 10], Arc::clone(&freed)));
+    let (blob, store) = (larger.slice(..1 << 10), MemoryStore::new());
+    block_on(store.write_blob(ShardId::of(&blob), blob.clone())).unwrap();
+    drop((larger, blob));
+    assert!(freed.load(Ordering::Relaxed), "a blob of 1 KiB keeps 6 KiB");
+}
+
 #[cfg(feature = "disk")]
 mod disk {
     use std::cell::RefCell;
     use std::path::Path;
 
-    use datamesh_core::ports::Storage;
     use datamesh_core::testing;
     use datamesh_store::{DiskOptions, DiskStore};
     use futures::executor::block_on;

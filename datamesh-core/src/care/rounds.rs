@@ -2,13 +2,13 @@
 //! endangered first, each looked at anew at the moment of action. The next round is the recount: it looks at what was
 //! found, and at what was written since. Everything is looked at when members change, and at intervals.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{self, Either};
-use futures::stream::{self, StreamExt};
+use futures::lock::Mutex;
 
 use crate::care::Care;
 use crate::care::findings::{Agenda, Findings, MAX_FINDINGS};
@@ -67,6 +67,12 @@ enum Scope {
     All,
     /// What the last round left open, and what was written since.
     Agenda,
+}
+
+/// What a round has still to deal with.
+struct Rest {
+    entries: VecDeque<Entry<ExtentId>>,
+    looked_at: VecDeque<(Entry<ExtentId>, Option<ExtentPlan>)>,
 }
 
 /// What a round brought about.
@@ -176,13 +182,7 @@ impl Care {
         for entries in manifests.chunks(AT_ONCE) {
             deeds.add(self.deal_with_manifests(&self.view(), entries).await);
         }
-        let extents: Vec<_> = findings.extents.into_values().collect();
-        for entries in extents.chunks(AT_ONCE) {
-            if self.is_paused() {
-                break;
-            }
-            deeds.add(self.deal_with_extents(&self.view(), entries).await);
-        }
+        deeds.add(self.deal_with_extents(findings.extents.into_values().collect()).await);
         self.lock_status().rounds += 1;
         let progress = self.status().progress;
         if deeds.acted {
@@ -303,20 +303,36 @@ impl Care {
         age.is_some_and(|age| Duration::from_millis(age) < self.youth())
     }
 
-    async fn deal_with_extents(&self, view: &View, entries: &[Entry<ExtentId>]) -> Deeds {
-        let plans = survey_extents(&self.engine, view, entries).await;
-        let work = entries.iter().cloned().zip(plans).map(|(entry, plan)| async move {
-            let deeds = match plan {
-                Some(plan) => self.deal_with_extent(&entry, plan).await,
-                None => Deeds::default(),
-            };
-            self.lock_status().progress.done += 1;
-            deeds
-        });
-        let all: Vec<Deeds> = stream::iter(work).buffer_unordered(WINDOW).collect().await;
+    async fn deal_with_extents(&self, entries: Vec<Entry<ExtentId>>) -> Deeds {
+        let rest = Mutex::new(Rest { entries: entries.into(), looked_at: VecDeque::new() });
+        let all = future::join_all((0..WINDOW).map(|_| self.deal_with_rest(&rest))).await;
         let mut deeds = Deeds::default();
         all.into_iter().for_each(|one| deeds.add(one));
         deeds
+    }
+
+    /// Takes one after the other from what is left, until nothing is or care is paused.
+    async fn deal_with_rest(&self, rest: &Mutex<Rest>) -> Deeds {
+        let mut deeds = Deeds::default();
+        while !self.is_paused() {
+            let Some((entry, plan)) = self.next_of(&mut *rest.lock().await).await else { break };
+            if let Some(plan) = plan {
+                deeds.add(self.deal_with_extent(&entry, plan).await);
+            }
+            self.lock_status().progress.done += 1;
+        }
+        deeds
+    }
+
+    /// Looks at some of the entries when all that were looked at are dealt with.
+    async fn next_of(&self, rest: &mut Rest) -> Option<(Entry<ExtentId>, Option<ExtentPlan>)> {
+        if rest.looked_at.is_empty() {
+            let some = AT_ONCE.min(rest.entries.len());
+            let page: Vec<Entry<ExtentId>> = rest.entries.drain(..some).collect();
+            let plans = survey_extents(&self.engine, &self.view(), &page).await;
+            rest.looked_at.extend(page.into_iter().zip(plans));
+        }
+        rest.looked_at.pop_front()
     }
 
     async fn deal_with_extent(&self, entry: &Entry<ExtentId>, plan: ExtentPlan) -> Deeds {

@@ -114,11 +114,12 @@ impl Coder {
         let mut parity: Vec<&mut [u8]> = parity.chunks_exact_mut(length).collect();
         self.code.encode(self.redundancy, &data, &mut parity)?;
         let stripe = cut(buffer.freeze(), length, self.redundancy.total());
+        // Copies: one shard that is kept would keep the whole stripe in memory.
         let make = |index: &usize| {
             let made = stripe.ids.get(*index).zip(stripe.shards.get(*index));
             match made {
                 Some((id, shard)) if layout.shard(segment, *index) == Some(*id) => {
-                    Ok((*index, shard.clone()))
+                    Ok((*index, Bytes::copy_from_slice(shard)))
                 }
                 _ => Err(poisoned()),
             }
