@@ -54,6 +54,7 @@ mod disk {
     use std::cell::RefCell;
     use std::path::Path;
 
+    use datamesh_core::ports::Storage;
     use datamesh_core::testing;
     use datamesh_store::{DiskOptions, DiskStore};
     use futures::executor::block_on;
