@@ -122,6 +122,27 @@ fn a_peer_that_cannot_be_reached_is_not_dialled_for_each_call() {
     });
 }
 
+/// Another node listens where a peer was before, and answers sooner: the call that dials gets to the peer all the same.
+async fn a_peer_is_reached_past_another_at_its_old_address(listen: &str) {
+    let (ours, peer) = (node(1, 7, listen).await, node(2, 7, listen).await);
+    let others = futures::future::join_all((3..7).map(|secret| node(secret, 7, listen))).await;
+    let mut addresses: Vec<Address> = others.iter().flat_map(Transport::listen_addresses).collect();
+    addresses.extend(peer.listen_addresses());
+    ours.set_peers(vec![PeerRoute { node: peer.local_node(), addresses }]);
+    echo(&ours, &peer).await;
+}
+
+#[test]
+fn a_peer_is_reached_past_another_at_its_old_address_over_tcp() {
+    run(a_peer_is_reached_past_another_at_its_old_address(TCP));
+}
+
+#[cfg(feature = "quic")]
+#[test]
+fn a_peer_is_reached_past_another_at_its_old_address_over_quic() {
+    run(a_peer_is_reached_past_another_at_its_old_address(QUIC));
+}
+
 /// A node with another mesh key gets nothing through and is told of, and so do we.
 fn another_mesh_key_is_refused(listen: &str) {
     run(async {

@@ -219,6 +219,12 @@ impl Driver {
         }
     }
 
+    /// Dials what other addresses a peer has, for those who wait for this dial.
+    pub(super) fn dial_others(&mut self, connection: ConnectionId) {
+        let Some(Dial { node: Some(node), waiting }) = self.dials.remove(&connection) else { return };
+        self.dial(node, waiting);
+    }
+
     /// Tells everybody who waits for a dial; a known peer is dialled again later.
     pub(super) fn dial_failed(&mut self, connection: ConnectionId, error: &Error) {
         let Some(dial) = self.dials.remove(&connection) else { return };

@@ -202,10 +202,10 @@ impl Driver {
                 self.forget_end(connection_id, &peer_id, num_established == 0);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
-                if let Some(route) = self.route_of(connection_id) {
-                    route.failed(&error);
+                match self.route_of(connection_id).is_some_and(|route| route.failed(&error)) {
+                    true => self.dial_others(connection_id),
+                    false => self.dial_failed(connection_id, &explain(error)),
                 }
-                self.dial_failed(connection_id, &explain(error));
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 let why = deepest(&error);

@@ -11,9 +11,15 @@ use libp2p::{Multiaddr, PeerId};
 /// dials that is a minute at least.
 const FORGET_AFTER: u32 = 8;
 
-/// For so long after a dial that failed nobody who asks has the peer dialled again: where somebody else answers at its
-/// address, a dial fails within milliseconds, and whoever asks often would dial without end.
+/// For so long after a dial that failed nobody who asks has the peer dialled again, and twice as long after each
+/// further one: where nobody listens, a dial fails within milliseconds, and whoever asks often would dial without end.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest of these pauses.
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+
+/// The pause where another node has answered at every address: it has mostly taken this one's place.
+const PAUSE_WHERE_REPLACED: Duration = Duration::from_secs(30);
 
 /// A peer to keep connected.
 pub(super) struct Route {
@@ -25,6 +31,8 @@ pub(super) struct Route {
     pub(super) retrying: bool,
     /// When the last dial failed, and why.
     failure: Option<(Instant, Error)>,
+    /// Whether another node answered there, and no address is left at which none did.
+    is_replaced: bool,
     /// How often each address failed since it last worked. At most one entry for each address.
     failed: BTreeMap<Vec<u8>, u32>,
 }
@@ -38,6 +46,7 @@ impl Route {
             dial: None,
             retrying: false,
             failure: None,
+            is_replaced: false,
             failed: BTreeMap::new(),
         }
     }
@@ -47,18 +56,22 @@ impl Route {
         (self.failures, self.dial, self.retrying) = (before.failures, before.dial, before.retrying);
         self.failed = before.failed;
         // At another address it may be there at once.
-        self.failure = before.failure.filter(|_| before.addresses == self.addresses);
+        let is_same = before.addresses == self.addresses;
+        self.failure = before.failure.filter(|_| is_same);
+        self.is_replaced = before.is_replaced && is_same;
         let addresses: Vec<_> = self.addresses.iter().map(Multiaddr::to_vec).collect();
         self.failed.retain(|address, _| addresses.contains(address));
     }
 
     /// The addresses to dial: without those that nobody answers at, unless there are no others.
     pub(super) fn worth_dialling(&self) -> Vec<Multiaddr> {
-        let is_forgotten = |address: &&Multiaddr| {
-            self.failed.get(&address.to_vec()).is_some_and(|count| *count >= FORGET_AFTER)
-        };
-        let known: Vec<_> = self.addresses.iter().filter(|address| !is_forgotten(address)).cloned().collect();
+        let known: Vec<_> =
+            self.addresses.iter().filter(|address| !self.is_forgotten(address)).cloned().collect();
         if known.is_empty() { self.addresses.clone() } else { known }
+    }
+
+    fn is_forgotten(&self, address: &Multiaddr) -> bool {
+        self.failed.get(&address.to_vec()).is_some_and(|count| *count >= FORGET_AFTER)
     }
 
     /// Notes that a connection was made, and at which addresses nobody answered.
@@ -80,14 +93,36 @@ impl Route {
     /// Why it cannot be reached, where a dial has just failed and none is under way.
     pub(super) fn just_failed(&self) -> Option<&Error> {
         let (at, error) = self.failure.as_ref()?;
-        (self.dial.is_none() && at.elapsed() < PAUSE).then_some(error)
+        (self.dial.is_none() && at.elapsed() < self.pause()).then_some(error)
     }
 
-    /// Notes that no connection was made.
-    pub(super) fn failed(&mut self, error: &DialError) {
-        if let DialError::Transport(errors) = error {
-            errors.iter().for_each(|(address, _)| self.count(address));
+    fn pause(&self) -> Duration {
+        if self.is_replaced {
+            return PAUSE_WHERE_REPLACED;
         }
+        let doubled = self.failures.saturating_sub(1).min(u32::BITS - 1);
+        PAUSE.saturating_mul(1 << doubled).min(LONGEST_PAUSE)
+    }
+
+    /// Notes that no connection was made. Whether the other addresses are to be dialled at once: where another node
+    /// answers, the swarm gives up the dial, and this address is of no use.
+    pub(super) fn failed(&mut self, error: &DialError) -> bool {
+        self.is_replaced = false;
+        match error {
+            DialError::Transport(errors) => errors.iter().for_each(|(address, _)| self.count(address)),
+            DialError::WrongPeerId { address, .. } => return self.found_another(&bare(address, self.peer)),
+            _ => {}
+        }
+        false
+    }
+
+    fn found_another(&mut self, address: &Multiaddr) -> bool {
+        let is_news = self.addresses.contains(address) && !self.is_forgotten(address);
+        if is_news {
+            self.failed.insert(address.to_vec(), FORGET_AFTER);
+        }
+        self.is_replaced = self.addresses.iter().all(|address| self.is_forgotten(address));
+        is_news && !self.is_replaced
     }
 
     fn count(&mut self, address: &Multiaddr) {
@@ -139,5 +174,36 @@ mod tests {
         let mut moved = Route::new(peer, vec!["/ip4/192.0.2.9/tcp/1".parse().unwrap()]);
         moved.inherit(told);
         assert!(moved.failed.is_empty());
+    }
+
+    #[test]
+    fn where_another_node_answers_the_other_addresses_are_dialled_and_then_none_for_long() {
+        let (peer, obtained) = (PeerId::random(), PeerId::random());
+        let (here, there): (Multiaddr, Multiaddr) =
+            ("/ip4/192.0.2.1/tcp/1".parse().unwrap(), "/ip4/192.0.2.2/tcp/1".parse().unwrap());
+        let mut route = Route::new(peer, vec![here.clone(), there.clone()]);
+        let wrong = |address: &Multiaddr| DialError::WrongPeerId {
+            obtained,
+            address: address.clone().with_p2p(peer).unwrap(),
+        };
+        assert!(route.failed(&wrong(&here)));
+        assert_eq!(route.worth_dialling(), std::slice::from_ref(&there));
+        assert!(!route.failed(&wrong(&there)), "no address is left");
+        assert!(!route.failed(&wrong(&"/ip4/192.0.2.3/tcp/1".parse().unwrap())), "of an address not known");
+        assert_eq!((route.pause(), route.worth_dialling().len()), (PAUSE_WHERE_REPLACED, 2));
+        let mut moved = Route::new(peer, vec!["/ip4/192.0.2.9/tcp/1".parse().unwrap()]);
+        moved.inherit(route);
+        assert!(!moved.is_replaced && moved.just_failed().is_none());
+    }
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        let mut route = Route::new(PeerId::random(), Vec::new());
+        let mut pauses = Vec::new();
+        for failures in [1, 2, 3, 4, 5, u32::MAX] {
+            route.failures = failures;
+            pauses.push(route.pause().as_millis());
+        }
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 4000, 4000]);
     }
 }
