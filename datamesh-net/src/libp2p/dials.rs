@@ -244,7 +244,7 @@ impl Driver {
     pub(super) fn retry(&mut self, node: NodeId) {
         let Some(route) = self.routes.get_mut(&node).filter(|route| !route.retrying) else { return };
         route.retrying = true;
-        let wait = backoff(route.failures);
+        let wait = backoff(route.failures).max(route.least_wait());
         self.retries.push(Box::pin(async move {
             tokio::time::sleep(wait).await;
             node

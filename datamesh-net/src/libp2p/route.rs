@@ -21,6 +21,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// The pause where another node has answered at every address: it has mostly taken this one's place.
 const PAUSE_WHERE_REPLACED: Duration = Duration::from_secs(30);
 
+/// Such a peer is dialled again no sooner. Where it has gone elsewhere it dials others itself, and its new address is
+/// told.
+const WAIT_WHERE_REPLACED: Duration = Duration::from_secs(300);
+
 /// A peer to keep connected.
 pub(super) struct Route {
     pub(super) peer: PeerId,
@@ -94,6 +98,11 @@ impl Route {
     pub(super) fn just_failed(&self) -> Option<&Error> {
         let (at, error) = self.failure.as_ref()?;
         (self.dial.is_none() && at.elapsed() < self.pause()).then_some(error)
+    }
+
+    /// How long to wait at least until it is dialled again unasked.
+    pub(super) fn least_wait(&self) -> Duration {
+        if self.is_replaced { WAIT_WHERE_REPLACED } else { Duration::ZERO }
     }
 
     fn pause(&self) -> Duration {
@@ -191,6 +200,7 @@ mod tests {
         assert!(!route.failed(&wrong(&there)), "no address is left");
         assert!(!route.failed(&wrong(&"/ip4/192.0.2.3/tcp/1".parse().unwrap())), "of an address not known");
         assert_eq!((route.pause(), route.worth_dialling().len()), (PAUSE_WHERE_REPLACED, 2));
+        assert_eq!(route.least_wait(), WAIT_WHERE_REPLACED);
         let mut moved = Route::new(peer, vec!["/ip4/192.0.2.9/tcp/1".parse().unwrap()]);
         moved.inherit(route);
         assert!(!moved.is_replaced && moved.just_failed().is_none());
