@@ -43,7 +43,8 @@ impl Admission {
     /// ([`Mesh::set_epoch`](crate::Mesh::set_epoch)), and keep it for the next time.
     ///
     /// # Errors
-    /// `LimitExceeded` where 4096 nodes are revoked already: [`retire`](Self::retire) the certificates of earlier epochs.
+    /// `LimitExceeded` where 4096 nodes are revoked already: [`retire`](Self::retire) the certificates of earlier
+    /// epochs.
     pub fn revoke(&mut self, node: NodeId) -> Result<SignedEpoch> {
         let mut next = self.epoch.clone();
         next.revoked.push(node);

@@ -4,14 +4,18 @@
 
 mod common;
 
+#[cfg(feature = "quic")]
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
+#[cfg(feature = "quic")]
+use std::net::UdpSocket;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 #[cfg(feature = "quic")]
 use common::nodes::QUIC;
 use common::nodes::libp2p::{config, node, port};
-use common::nodes::{LIMIT, TCP, answer_one, echo, event, introduce, limits, route};
+use common::nodes::{LIMIT, TCP, answer_one, echo, event, introduce, limits, route, vanishes_and_returns};
 use common::{TestRuntime, run};
 use datamesh_core::ErrorKind;
 use datamesh_core::id::NodeId;
@@ -221,22 +225,7 @@ fn a_peer_vanishes_and_returns(listen: &str) {
     run(async {
         let (ours, theirs) = (node(1, 7, listen).await, node(2, 7, listen).await);
         let (there, id) = (theirs.listen_addresses(), theirs.local_node());
-        ours.set_peers(vec![route(&theirs)]);
-        echo(&ours, &theirs).await;
-        let closing = async {
-            let held = theirs.accept().await.unwrap();
-            theirs.close().await;
-            held
-        };
-        let (lost, _held) = futures::join!(ours.call(id, Message::default(), LIMIT), closing);
-        assert_eq!(lost.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
-        event(&ours, |event| *event == TransportEvent::Disconnected(id)).await;
-        let refused = ours.call(id, Message::default(), LIMIT).await;
-        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unavailable);
-        let again = node(2, 7, there[0].as_str()).await;
-        event(&ours, |event| *event == TransportEvent::Connected(id)).await;
-        echo(&ours, &again).await;
-        drop(again);
+        drop(vanishes_and_returns(&ours, theirs, async || node(2, 7, there[0].as_str()).await).await);
         event(&ours, |event| *event == TransportEvent::Disconnected(id)).await;
     });
 }
@@ -250,6 +239,30 @@ fn a_peer_vanishes_and_returns_over_tcp() {
 #[test]
 fn a_peer_vanishes_and_returns_over_quic() {
     a_peer_vanishes_and_returns(QUIC);
+}
+
+/// Whether or not it listens: each socket more is a task and a buffer of 3 MB.
+#[cfg(feature = "quic")]
+#[test]
+fn quic_takes_one_socket_for_all_peers() {
+    run(async {
+        for listen in ["", QUIC] {
+            let ours = node(1, 7, listen).await;
+            let mut ports = BTreeSet::new();
+            if !listen.is_empty() {
+                ports.insert(port(&ours));
+            }
+            for _ in 0..3 {
+                let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+                peer.set_read_timeout(Some(LIMIT)).unwrap();
+                let address = format!("/ip4/127.0.0.1/udp/{}/quic-v1", peer.local_addr().unwrap().port());
+                let mut dial = Box::pin(ours.connect(address.parse().unwrap(), LIMIT));
+                assert!(futures::poll!(&mut dial).is_pending());
+                ports.insert(peer.recv_from(&mut [0; 2048]).unwrap().1.port());
+            }
+            assert_eq!(ports.len(), 1, "{ports:?}");
+        }
+    });
 }
 
 /// After a sleep connections that look fresh are dead; known peers are dialled again without being asked.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::nodes::local::{config, node, only_socket};
-use common::nodes::{LIMIT, echo, event, introduce, limits, route};
+use common::nodes::{LIMIT, echo, event, introduce, limits, route, vanishes_and_returns};
 use common::{TestRuntime, run};
 use datamesh_core::ErrorKind;
 use datamesh_core::ports::{Message, Transport, TransportEvent, Way};
@@ -168,22 +168,7 @@ fn a_peer_vanishes_and_returns() {
     let home = tempfile::tempdir().unwrap();
     run(async {
         let (ours, theirs) = (node(home.path(), 1, 7).await, node(home.path(), 2, 7).await);
-        let id = theirs.local_node();
-        ours.set_peers(vec![route(&theirs)]);
-        echo(&ours, &theirs).await;
-        let closing = async {
-            let held = theirs.accept().await.unwrap();
-            theirs.close().await;
-            held
-        };
-        let (lost, _held) = futures::join!(ours.call(id, Message::default(), LIMIT), closing);
-        assert_eq!(lost.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
-        event(&ours, |event| *event == TransportEvent::Disconnected(id)).await;
-        let refused = ours.call(id, Message::default(), LIMIT).await;
-        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unavailable);
-        let again = node(home.path(), 2, 7).await;
-        event(&ours, |event| *event == TransportEvent::Connected(id)).await;
-        echo(&ours, &again).await;
+        let again = vanishes_and_returns(&ours, theirs, async || node(home.path(), 2, 7).await).await;
         echo(&again, &ours).await;
     });
 }

@@ -6,8 +6,9 @@
 //!
 //! `--ways` sets the ways between two nodes side by side: what messages cost, with no store and no cipher of objects.
 //!
-//! `--care BYTES` measures instead how long it takes eight nodes that hold so many bytes of objects to make good the loss
-//! of one, and to give one that joins its part, beside the time in which one node would copy as much at its budget.
+//! `--care BYTES` measures instead how long it takes eight nodes that hold so many bytes of objects to make good
+//! the loss of one, and to give one that joins its part, beside the time in which one node would copy as much at
+//! its budget.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints its figures")]
 
 mod ceiling;

@@ -12,9 +12,8 @@
 //!     node stat | health | remove CAPABILITY
 //!
 //! What needs a mesh takes the ticket of `--ticket`, of the environment (`DATAMESH_TICKET`), or of the node that runs
-//! in
-//! `--data DIR`, which keeps its ticket there while it runs. Everybody on a machine can read the arguments of its processes, so
-//! `-` in place of a ticket or a capability reads it from the standard input.
+//! in `--data DIR`, which keeps its ticket there while it runs. Everybody on a machine can read the arguments of its
+//! processes, so `-` in place of a ticket or a capability reads it from the standard input.
 //!
 //! The exit status is 0 when it is done, 2 for arguments that cannot be meant, 3 when the holders proved that the
 //! object is not there, 4 when too few nodes answered and it may be tried again, 5 for a ticket, key or capability

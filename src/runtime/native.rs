@@ -22,8 +22,8 @@ use super::{MAX_QUEUED_JOBS, default_parallelism, fill_random, lock, run, too_ma
 /// A runtime with threads of its own: some that drive futures, some that run jobs.
 ///
 /// There are as many of each as the machine has cores, 2 at least and 8 at most, named
-/// `datamesh-exec-0` and `datamesh-cpu-0` and so on, and one for timers. Dropping the runtime ends them without waiting for
-/// them: jobs that were accepted still run, futures that are not done are dropped. It may be dropped on
+/// `datamesh-exec-0` and `datamesh-cpu-0` and so on, and one for timers. Dropping the runtime ends them without
+/// waiting for them: jobs that were accepted still run, futures that are not done are dropped. It may be dropped on
 /// one of its own threads.
 pub struct NativeRuntime {
     shared: Arc<Shared>,

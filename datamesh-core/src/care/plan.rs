@@ -82,7 +82,8 @@ impl ExtentPlan {
     }
 }
 
-/// Decides for an extent, by the ranking of the view's members and the homes it assigns; `None` where it was removed, or no member can hold it.
+/// Decides for an extent, by the ranking of the view's members and the homes it assigns; `None` where it was removed,
+/// or no member can hold it.
 pub(super) fn plan_extent(
     ranking: &Ranking<'_>,
     homes: &Assignment,

@@ -55,7 +55,8 @@ impl Mesh {
     /// Gives this node a new certificate, which takes the place of the one that it has.
     ///
     /// # Errors
-    /// `AccessDenied` for one that does not count: another node's, ended, revoked, or of a key that is not the mesh's; the store's own.
+    /// `AccessDenied` for one that does not count: another node's, ended, revoked, or of a key that is not the
+    /// mesh's; the store's own.
     ///
     /// # Cancel safety
     /// Safe to drop: the node then has the new one, or the old one.

@@ -47,8 +47,8 @@ impl Mesh {
     /// Returns the last moment at which the old key is accepted, by the clock of each node.
     ///
     /// # Errors
-    /// `InvalidInput` for a mesh that has no mesh key, or another overlap; `AccessDenied` for a node that is not admitted;
-    /// `Unavailable` while no other member is connected; the store's own. Nothing is changed then.
+    /// `InvalidInput` for a mesh that has no mesh key, or another overlap; `AccessDenied` for a node that is not
+    /// admitted; `Unavailable` while no other member is connected; the store's own. Nothing is changed then.
     ///
     /// # Cancel safety
     /// Dropping the future does not stop the change.

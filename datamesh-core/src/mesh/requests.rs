@@ -129,8 +129,8 @@ simple_request! {
 /// Rebuilds what is missing of an object; see [`Mesh::repair`].
 ///
 /// # Errors
-/// `NotFound`; `Unavailable` when its manifest, a layout or k shards of a segment cannot be had; `Unsupported` for a code
-/// that this mesh has not. Holders that take nothing are no error: the report says what margin was reached.
+/// `NotFound`; `Unavailable` when its manifest, a layout or k shards of a segment cannot be had; `Unsupported` for
+/// a code that this mesh has not. Holders that take nothing are no error: the report says what margin was reached.
 ///
 /// # Cancel safety
 /// Safe to drop: what reached its holder stays, and the rest can be repaired again.

@@ -31,7 +31,8 @@ pub type Nonce = [u8; 12];
 /// # Contract
 /// 1. `seal` and `open` MUST work in place and be inverse for the same key, nonce and associated data.
 /// 2. `open` MUST fail for any change of ciphertext, tag, nonce, key or associated data, with one error
-///    ([`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt)) for all causes, and MUST NOT leave plaintext in the buffer then.
+///    ([`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt)) for all causes, and MUST NOT leave plaintext in the
+///    buffer then.
 /// 3. `verify` MUST be strict: no small-order keys, no malleable signatures, `false` for bad keys.
 /// 4. Results MUST be the same on every machine for the same [`id`](Self::id).
 /// 5. Calls MUST be possible from many threads at once; copies of keys MUST be wiped.

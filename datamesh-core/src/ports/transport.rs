@@ -216,9 +216,9 @@ pub enum TransportEvent {
 /// 1. The sender of an [`Inbound`] MUST be proved (a key exchange, or the same process), and MUST know the
 ///    mesh key; others get no message through and learn nothing.
 /// 2. `call` MUST deliver a request at most once, and resolve with the reply, or with an error no later
-///    than `limit` plus one second. [`ErrorKind::Unavailable`]: the peer cannot be reached, and the request was **not** handled;
-///    [`ErrorKind::OutcomeUnknown`]: the connection broke or the peer gave up after the request was sent;
-///    [`ErrorKind::TimedOut`]: no reply in time, the request may have been handled.
+///    than `limit` plus one second. [`ErrorKind::Unavailable`]: the peer cannot be reached, and the request was
+///    **not** handled; [`ErrorKind::OutcomeUnknown`]: the connection broke or the peer gave up after the request
+///    was sent; [`ErrorKind::TimedOut`]: no reply in time, the request may have been handled.
 /// 3. Dropping a `call` future MUST cancel it and free what it took; the peer may still have handled it.
 /// 4. Requests to one peer MUST run concurrently; a slow one MUST NOT stop the others.
 /// 5. Heads over [`MAX_HEAD_LEN`] and bodies over [`MAX_BODY_LEN`] MUST be refused with

@@ -13,7 +13,7 @@ use super::driver::Driver;
 use super::failure::explain;
 use super::names;
 use super::route::Route;
-use crate::wire::{Dialled, backoff, copy_of, unknown};
+use crate::wire::{Dialled, copy_of, unknown};
 
 /// What may wait for a place among the dials; then no more is taken from those who ask, and they wait. Places become
 /// free within the time of a handshake.
@@ -242,9 +242,7 @@ impl Driver {
 
     /// Dials a known peer again after a while.
     pub(super) fn retry(&mut self, node: NodeId) {
-        let Some(route) = self.routes.get_mut(&node).filter(|route| !route.retrying) else { return };
-        route.retrying = true;
-        let wait = backoff(route.failures).max(route.least_wait());
+        let Some(wait) = self.routes.get_mut(&node).and_then(Route::retry) else { return };
         self.retries.push(Box::pin(async move {
             tokio::time::sleep(wait).await;
             node
@@ -252,10 +250,9 @@ impl Driver {
     }
 
     pub(super) fn on_retry(&mut self, node: NodeId) {
-        if let Some(route) = self.routes.get_mut(&node) {
-            route.retrying = false;
+        if self.routes.get_mut(&node).is_some_and(Route::is_due) {
+            self.dial_again(node);
         }
-        self.dial_again(node);
     }
 
     pub(super) fn dial_again(&mut self, node: NodeId) {

@@ -271,7 +271,7 @@ impl Driver {
         }
         let queued = self.queue.take(&node);
         let joined = self.routes.get_mut(&node).and_then(|route| {
-            route.failures = 0;
+            route.restart();
             route.dial.take_if(|dial| *dial == connection);
             self.dials.get_mut(route.dial.as_ref()?)
         });
@@ -339,7 +339,7 @@ impl Driver {
         let known: Vec<NodeId> = self.routes.keys().copied().collect();
         for node in known {
             if let Some(route) = self.routes.get_mut(&node) {
-                route.failures = 0;
+                route.restart();
             }
             self.dial_again(node);
         }

@@ -26,6 +26,8 @@ mod muxer;
 mod names;
 #[cfg(feature = "nat")]
 mod nat;
+#[cfg(feature = "quic")]
+mod one_socket;
 mod options;
 mod proof;
 mod renewal;

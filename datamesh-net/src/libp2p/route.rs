@@ -7,6 +7,8 @@ use datamesh_core::Error;
 use libp2p::swarm::{ConnectionId, DialError};
 use libp2p::{Multiaddr, PeerId};
 
+use crate::wire::backoff;
+
 /// An address that failed so often in a row is forgotten as long as the peer has another one: with the waits between
 /// dials that is a minute at least.
 const FORGET_AFTER: u32 = 8;
@@ -31,8 +33,8 @@ pub(super) struct Route {
     pub(super) addresses: Vec<Multiaddr>,
     pub(super) failures: u32,
     pub(super) dial: Option<ConnectionId>,
-    /// Whether a retry waits for its time.
-    pub(super) retrying: bool,
+    /// When it is dialled again unasked, if that is settled.
+    due: Option<Instant>,
     /// When the last dial failed, and why.
     failure: Option<(Instant, Error)>,
     /// Whether another node answered there, and no address is left at which none did.
@@ -48,7 +50,7 @@ impl Route {
             addresses,
             failures: 0,
             dial: None,
-            retrying: false,
+            due: None,
             failure: None,
             is_replaced: false,
             failed: BTreeMap::new(),
@@ -57,7 +59,7 @@ impl Route {
 
     /// Takes over what is known of the peer from the time before its addresses were told again.
     pub(super) fn inherit(&mut self, before: Self) {
-        (self.failures, self.dial, self.retrying) = (before.failures, before.dial, before.retrying);
+        (self.failures, self.dial, self.due) = (before.failures, before.dial, before.due);
         self.failed = before.failed;
         // At another address it may be there at once.
         let is_same = before.addresses == self.addresses;
@@ -84,8 +86,14 @@ impl Route {
         address: &Multiaddr,
         failed: impl IntoIterator<Item = &'a Multiaddr>,
     ) {
+        self.is_replaced = false;
         self.failed.remove(&bare(address, self.peer).to_vec());
         failed.into_iter().for_each(|address| self.count(address));
+    }
+
+    /// Forgets that dials came to nothing: the peer is connected, or this machine is elsewhere now.
+    pub(super) fn restart(&mut self) {
+        (self.failures, self.failure, self.is_replaced) = (0, None, false);
     }
 
     /// Notes why a dial came to nothing.
@@ -100,9 +108,19 @@ impl Route {
         (self.dial.is_none() && at.elapsed() < self.pause()).then_some(error)
     }
 
-    /// How long to wait at least until it is dialled again unasked.
-    pub(super) fn least_wait(&self) -> Duration {
-        if self.is_replaced { WAIT_WHERE_REPLACED } else { Duration::ZERO }
+    /// Settles when it is dialled again unasked: how long to wait until then, or `None` where it is no later already.
+    pub(super) fn retry(&mut self) -> Option<Duration> {
+        let least = if self.is_replaced { WAIT_WHERE_REPLACED } else { Duration::ZERO };
+        let wait = backoff(self.failures).max(least);
+        let due = Instant::now() + wait;
+        let is_later = self.due.is_none_or(|settled| due < settled);
+        is_later.then(|| self.due = Some(due)).map(|()| wait)
+    }
+
+    /// Whether it is to be dialled again now, where a wait has ended: it is not where a shorter one has been settled
+    /// and ended before.
+    pub(super) fn is_due(&mut self) -> bool {
+        self.due.take_if(|due| *due <= Instant::now()).is_some()
     }
 
     fn pause(&self) -> Duration {
@@ -200,10 +218,31 @@ mod tests {
         assert!(!route.failed(&wrong(&there)), "no address is left");
         assert!(!route.failed(&wrong(&"/ip4/192.0.2.3/tcp/1".parse().unwrap())), "of an address not known");
         assert_eq!((route.pause(), route.worth_dialling().len()), (PAUSE_WHERE_REPLACED, 2));
-        assert_eq!(route.least_wait(), WAIT_WHERE_REPLACED);
+        assert_eq!(route.retry(), Some(WAIT_WHERE_REPLACED));
         let mut moved = Route::new(peer, vec!["/ip4/192.0.2.9/tcp/1".parse().unwrap()]);
         moved.inherit(route);
         assert!(!moved.is_replaced && moved.just_failed().is_none());
+        // What was settled for the old address does not hold back the new one.
+        assert!(moved.retry().is_some_and(|wait| wait < WAIT_WHERE_REPLACED));
+    }
+
+    #[test]
+    fn who_was_connected_is_dialled_again_soon_whatever_went_before() {
+        let (peer, obtained) = (PeerId::random(), PeerId::random());
+        let here: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
+        let mut route = Route::new(peer, vec![here.clone()]);
+        assert!(!route.failed(&DialError::WrongPeerId { obtained, address: here.clone() }));
+        route.missed(Error::new(datamesh_core::ErrorKind::Unavailable, "another node is there"));
+        assert_eq!(route.retry(), Some(WAIT_WHERE_REPLACED));
+        assert_eq!(route.retry(), None, "it is settled");
+        assert!(route.just_failed().is_some());
+        // It connects by itself, and goes again.
+        route.restart();
+        assert!(route.just_failed().is_none());
+        assert!(route.retry().is_some_and(|wait| wait < Duration::from_secs(5)));
+        assert!(!route.is_due(), "the wait has not ended");
+        route.due = Some(Instant::now());
+        assert!(route.is_due() && !route.is_due());
     }
 
     #[test]

@@ -19,6 +19,8 @@ use super::driver::{Driver, Target};
 use super::gate::{Admits, Gated, Gates};
 use super::muxer::Yamux;
 use super::names;
+#[cfg(feature = "quic")]
+use super::one_socket::OneSocket;
 use super::proof::{self, Own};
 use super::renewal::Renewals;
 use super::resolve::Resolving;
@@ -106,7 +108,7 @@ fn sockets(keys: &Keypair, config: &Libp2pConfig, security: Buffered) -> Sockets
     let sockets = {
         let mut quic = libp2p::quic::Config::new(keys);
         quic.handshake_timeout = config.limits.handshake.min(QUIC_HANDSHAKE);
-        let quic = libp2p::quic::tokio::Transport::new(quic)
+        let quic = OneSocket(libp2p::quic::tokio::Transport::new(quic))
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         tcp.or_transport(quic).map(|either, _| either.into_inner()).boxed()
     };

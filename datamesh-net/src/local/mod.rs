@@ -8,7 +8,8 @@
 //!
 //! - **Who gets in.** Processes of the same user, as the system says, that prove the mesh key and the
 //!   secret key of the node that they claim to be, on each connection.
-//! - **How requests travel.** As over libp2p, on a small pool of connections for each peer, one request on a connection at a time.
+//! - **How requests travel.** As over libp2p, on a small pool of connections for each peer, one request on a
+//!   connection at a time.
 //! - **What is bounded.** See [`Limits`].
 
 #[cfg(test)]
@@ -44,8 +45,8 @@ impl LocalTransport {
     /// Starts the thread and listens.
     ///
     /// # Errors
-    /// `AccessDenied` for a directory that others may enter, `InvalidInput` for one whose path is too long for a socket,
-    /// `AlreadyExists` when a living process listens for this node, `Io` when the system gives no thread,
+    /// `AccessDenied` for a directory that others may enter, `InvalidInput` for one whose path is too long for a
+    /// socket, `AlreadyExists` when a living process listens for this node, `Io` when the system gives no thread,
     /// directory or socket.
     ///
     /// # Cancel safety

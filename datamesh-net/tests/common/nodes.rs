@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use datamesh_core::ErrorKind;
 use datamesh_core::ports::{Message, PeerRoute, Transport, TransportEvent};
 #[cfg(feature = "libp2p")]
 use datamesh_net::libp2p::{Libp2pConfig, Libp2pTransport};
@@ -109,6 +110,33 @@ pub(crate) async fn echo<T: Transport>(from: &T, to: &T) {
     let call = from.call(to.local_node(), message.clone(), LIMIT);
     let (reply, ()) = futures::join!(call, answer_one(to));
     assert!(reply.unwrap() == message);
+}
+
+/// A peer closes while a call waits for it, which is told so; it cannot be called, and is found when it is back.
+#[cfg(any(feature = "libp2p", all(feature = "local", unix)))]
+pub(crate) async fn vanishes_and_returns<T: Transport>(
+    ours: &T,
+    theirs: T,
+    back: impl AsyncFnOnce() -> T,
+) -> T {
+    let id = theirs.local_node();
+    ours.set_peers(vec![route(&theirs)]);
+    echo(ours, &theirs).await;
+    let closing = async {
+        let held = theirs.accept().await.unwrap();
+        theirs.close().await;
+        held
+    };
+    let (lost, _held) = futures::join!(ours.call(id, Message::default(), LIMIT), closing);
+    assert_eq!(lost.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    drop(theirs);
+    event(ours, |event| *event == TransportEvent::Disconnected(id)).await;
+    let refused = ours.call(id, Message::default(), LIMIT).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unavailable);
+    let again = back().await;
+    event(ours, |event| *event == TransportEvent::Connected(id)).await;
+    echo(ours, &again).await;
+    again
 }
 
 /// Nodes that have every way to each other.
