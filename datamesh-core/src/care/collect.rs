@@ -83,15 +83,15 @@ impl Care {
         }
     }
 
-    /// Asks every member that can hold data, this node as well. Where a manifest may be does not follow from an extent,
+    /// Asks every member that may hold data, this node as well. Where a manifest may be does not follow from an extent,
     /// which knows nothing of its object, so nobody is left out.
     async fn ask_names(&self, extents: Vec<ExtentId>) -> Vec<Naming> {
-        let members = self.engine.peers.storage_members();
+        let nodes = self.engine.peers.possible_holders();
         let call = |node| {
             let request = Request::Named { extents: extents.clone() };
             (node, self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT))
         };
-        let calls = members.iter().map(|member| call(member.node)).collect();
+        let calls = nodes.into_iter().map(call).collect();
         let mut namings = vec![Naming::Unnamed; extents.len()];
         for (_, answer) in gather(&*self.engine.runtime, calls, 0).await {
             let said = match answer {

@@ -57,10 +57,10 @@ impl Tally {
     fn note_manifest(&mut self, plan: &ManifestPlan) {
         if plan.turn == Some(0) {
             self.margins.manifests += 1;
-            self.margins.manifests_short += u64::from(!plan.lacking.is_empty());
+            self.margins.manifests_short += u64::from(!plan.is_home);
         }
         self.held += 1;
-        self.away += u64::from(!plan.lacking.is_empty());
+        self.away += u64::from(!plan.is_home);
     }
 
     fn and(&self, other: &Self) -> Self {
@@ -159,8 +159,9 @@ impl Findings {
     pub(super) fn take_manifest(&mut self, entry: Entry<ObjectId>, plan: &ManifestPlan, is_young: bool) {
         let is_mine = plan.turn == Some(0) || plan.is_surplus;
         let is_others = !plan.lacking.is_empty() && !is_mine;
-        self.is_waiting |= is_young || is_others;
-        if !is_young && plan.lacking.is_empty() && !plan.is_surplus {
+        let is_open = !plan.is_home && plan.lacking.is_empty();
+        self.is_waiting |= is_young || is_others || is_open;
+        if !is_young && plan.is_home && !plan.is_surplus {
             self.agenda.rest.note_manifest(plan);
             return;
         }
@@ -199,6 +200,7 @@ mod tests {
             is_home: true,
             surplus: Vec::new(),
             homes: Vec::new(),
+            answering: Vec::new(),
             holders: Vec::new(),
         }
     }

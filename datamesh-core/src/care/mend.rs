@@ -39,6 +39,9 @@ impl Care {
             let page = self.node.to_mend(after, PAGE).await?;
             let Some(last) = page.last().copied() else { return Ok(()) };
             for extent in page {
+                if self.is_paused() {
+                    return Ok(());
+                }
                 let set_asides = self.node.set_asides();
                 match self.mend_extent(extent).await {
                     Ok(true) => self.node.mended(extent, set_asides).await?,

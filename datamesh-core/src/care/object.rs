@@ -147,7 +147,11 @@ impl Work {
     async fn extent(&self, manifest: &Manifest, number: u64, report: &mut RepairReport) -> Result<()> {
         let reader = open_extent(&self.engine, manifest, number).await?;
         let (id, layout) = (reader.id(), reader.layout().clone());
-        let Some(plan) = self.plan(id, &layout, report).await else { return Ok(()) };
+        let Some(plan) = self.plan(id, &layout, report).await else {
+            // Removed, with too little left to read it.
+            (report.before, report.margin) = (None, None);
+            return Ok(());
+        };
         let mut margin = plan.margin;
         report.before = least(report.before, plan.margin);
         if !plan.lost.is_empty() {
@@ -158,7 +162,8 @@ impl Work {
                 id,
                 encoded: layout.encode(),
                 layout: layout.clone(),
-                holders: plan.holders,
+                holders: plan.holders.clone(),
+                refusing: Default::default(),
             };
             let moved = mending.fill(&plan.lost).await?;
             count(&self.engine.counters.repair_bytes_read, moved.read);
@@ -193,7 +198,7 @@ impl Work {
         let total = layout.redundancy.total();
         let clip = |answer: &mut Option<Possession>| *answer = answer.take().map(|said| said.of_total(total));
         answers.values_mut().for_each(clip);
-        let view = View { members: self.answering(report), leaving: Vec::new() };
+        let view = View { members: self.answering(report), leaving: self.engine.peers.leaving_holders() };
         let ranking = rank(layout.placement.as_bytes(), &view.members);
         let homes = ranking.assign(layout.redundancy)?;
         plan_extent(&ranking, &homes, layout.redundancy, &view, &answers, self.engine.peers.local())
@@ -206,13 +211,15 @@ impl Work {
         members
     }
 
-    /// Asks every member that can hold data about one thing.
+    /// Asks every member that may hold data about one thing.
     async fn ask(&self, request: Request, report: &mut RepairReport) -> Answers {
-        let members = self.believed();
+        let members = self.believed().into_iter().map(|member| member.node);
+        let nodes: Vec<NodeId> = members.chain(self.engine.peers.leaving_holders()).collect();
+        let spare = nodes.len() / 3;
         let call = |node| (node, self.engine.peers.call(node, request.clone(), Bytes::new(), ASK_LIMIT));
-        let calls = members.iter().map(|member| call(member.node)).collect();
+        let calls = nodes.into_iter().map(call).collect();
         let mut answers = Answers::new();
-        for (node, answer) in gather(&*self.engine.runtime, calls, members.len() / 3).await {
+        for (node, answer) in gather(&*self.engine.runtime, calls, spare).await {
             let said = match answer {
                 Ok((Reply::Surveyed { possessions }, _)) => possessions.into_iter().next(),
                 _ => None,

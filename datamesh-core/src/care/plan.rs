@@ -65,6 +65,8 @@ pub(super) struct ExtentPlan {
     pub(super) surplus: Vec<u8>,
     /// Who is to hold each index.
     pub(super) homes: Vec<Seat>,
+    /// The members that answered, by rank.
+    pub(super) answering: Vec<NodeId>,
     /// Who holds what.
     pub(super) holders: Vec<(NodeId, Vec<u8>)>,
 }
@@ -74,6 +76,22 @@ impl ExtentPlan {
     pub(super) fn is_found(&self) -> bool {
         let all: BTreeSet<u8> = self.holders.iter().flat_map(|(_, held)| held.iter().copied()).collect();
         self.homes.iter().all(|(index, _)| all.contains(index))
+    }
+
+    /// Other places for seats whose nodes take nothing: with whoever answers and has least.
+    pub(super) fn elsewhere(&self, seats: &[Seat], refusing: &BTreeSet<NodeId>) -> Vec<Seat> {
+        let held = |node: &NodeId| self.holders.iter().find(|(holder, _)| holder == node);
+        let mut places: Vec<Seat> = Vec::with_capacity(seats.len());
+        for (index, _) in seats {
+            let load = |node: &NodeId| {
+                let taken = self.lost.iter().chain(&places).filter(|(_, other)| other == node).count();
+                held(node).map_or(0, |(_, indexes)| indexes.len()) + taken
+            };
+            let willing = self.answering.iter().filter(|node| !refusing.contains(node));
+            let best = willing.min_by_key(|node| load(node)).copied();
+            places.extend(best.map(|node| (*index, node)));
+        }
+        places
     }
 
     /// Whether every index is where it should be.
@@ -148,6 +166,7 @@ pub(super) fn plan_extent(
         moves: moves.collect(),
         surplus: surplus.map(|(index, _)| *index).collect(),
         homes: seats.clone(),
+        answering: ranking.nodes().filter(|node| takes(said(node))).collect(),
         holders: holdings,
     })
 }
@@ -198,8 +217,10 @@ pub(super) struct ManifestPlan {
     pub(super) margin: usize,
     /// How many holders that answer come before this node in the ranking; `None` when it holds nothing.
     pub(super) turn: Option<usize>,
-    /// Who is to have it and has not.
+    /// Who is to have it and has said that it has not.
     pub(super) lacking: Vec<NodeId>,
+    /// Whether all who are to have it say that they do.
+    pub(super) is_home: bool,
     /// Whether this node may give it up: all who are to have it, do.
     pub(super) is_surplus: bool,
     /// Who is to have it.
@@ -224,6 +245,7 @@ pub(super) fn plan_manifest(
         margin: holders.len().saturating_sub(1).min(redundancy.parity()),
         turn: holders.iter().position(|node| *node == local),
         lacking: homes.iter().filter(lacking).copied().collect(),
+        is_home,
         is_surplus: is_home && has(&local) && !homes.contains(&local),
         homes: homes.to_vec(),
     }
@@ -425,6 +447,32 @@ mod tests {
         assert_eq!((plan.margin, plan.lacking, plan.is_surplus), (2, vec![], true));
         let plan = manifest_plan(&members, &answers, homes[1]);
         assert!(!plan.is_surplus, "who is to have it keeps it");
+    }
+
+    #[test]
+    fn a_manifest_whose_home_is_silent_is_not_home() {
+        let members = members(9);
+        let homes = rank(&KEY, &members).manifest_holders(CODE);
+        let mut answers: Answers = members.iter().map(|m| (m.node, Some(Possession::Absent))).collect();
+        answers.extend(homes.iter().map(|home| (*home, Some(Possession::Held(vec![])))));
+        assert!(manifest_plan(&members, &answers, homes[0]).is_home);
+        answers.insert(homes[1], None);
+        let plan = manifest_plan(&members, &answers, homes[0]);
+        assert!(plan.lacking.is_empty() && !plan.is_home);
+    }
+
+    #[test]
+    fn what_a_home_does_not_take_goes_to_who_has_least() {
+        let members = members(9);
+        let mut answers = at_home(&members);
+        let victim = first_holder(&members);
+        answers.insert(victim, Some(Possession::Absent));
+        let plan = plan(&members, &answers, holders(&members)[1]);
+        let elsewhere = plan.elsewhere(&plan.lost, &BTreeSet::from([victim]));
+        let [(index, node)] = elsewhere[..] else { panic!("{elsewhere:?}") };
+        assert_eq!(index, plan.lost[0].0);
+        assert!(node != victim && !holders(&members).contains(&node), "one of the three that hold nothing");
+        assert_eq!(plan.elsewhere(&plan.lost, &members.iter().map(|m| m.node).collect()), []);
     }
 
     proptest! {

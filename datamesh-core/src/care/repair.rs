@@ -2,7 +2,7 @@
 //! goes where is decided elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -56,6 +56,8 @@ pub(super) struct Mending<'a> {
     pub(super) layout: Layout,
     /// Who holds what.
     pub(super) holders: Vec<(NodeId, Vec<u8>)>,
+    /// Who did not take a shard of it: it is sent no more of them.
+    pub(super) refusing: Mutex<BTreeSet<NodeId>>,
 }
 
 /// What one holder is to get, and what of it it has not.
@@ -127,9 +129,20 @@ impl Mending<'_> {
         let request = Request::Commit { operation, indexes: indexes.to_vec() };
         match self.engine.peers.call(node, request, self.encoded.clone(), STORE_LIMIT).await? {
             (Reply::Done, _) => Ok(BTreeSet::new()),
-            (Reply::Missing { positions }, _) if !positions.is_empty() => Ok(positions.into_iter().collect()),
+            (Reply::Missing { positions }, _) if positions.iter().all(|at| self.is_of(*at, indexes)) => {
+                let missing: BTreeSet<u16> = positions.into_iter().collect();
+                let nothing = || unexpected(&Reply::Missing { positions: Vec::new() }, node);
+                if missing.is_empty() { Err(nothing()) } else { Ok(missing) }
+            }
             (other, _) => Err(unexpected(&other, node)),
         }
+    }
+
+    /// Whether a position of the layout is that of a shard with one of these indexes.
+    fn is_of(&self, position: u16, indexes: &[u8]) -> bool {
+        let (position, total) = (usize::from(position), self.layout.redundancy.total());
+        let is_asked = indexes.iter().any(|index| usize::from(*index) == position % total);
+        is_asked && position / total < usize::from(self.layout.segments)
     }
 
     /// Stages everything that is missing, some segments at a time.
@@ -150,7 +163,11 @@ impl Mending<'_> {
         Ok(())
     }
 
-    async fn bring_segment(&self, segment: usize, seats: Vec<Seat>) -> Result<Moved> {
+    async fn bring_segment(&self, segment: usize, mut seats: Vec<Seat>) -> Result<Moved> {
+        seats.retain(|(_, node)| !self.is_refusing(node));
+        if seats.is_empty() {
+            return Ok(Moved::default());
+        }
         let length = self.layout.shard_len_of(segment);
         let _permit = self.share.take(length * self.layout.redundancy.total() * 2).await;
         let wanted: BTreeSet<usize> = seats.iter().map(|(index, _)| usize::from(*index)).collect();
@@ -171,10 +188,17 @@ impl Mending<'_> {
                     moved.shards += 1;
                     moved.written += shard.len() as u64;
                 }
-                Err(error) => moved.failed.push((node, error.kind())),
+                Err(error) => {
+                    self.refusing.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
+                    moved.failed.push((node, error.kind()));
+                }
             }
         }
         Ok(moved)
+    }
+
+    fn is_refusing(&self, node: &NodeId) -> bool {
+        self.refusing.lock().unwrap_or_else(PoisonError::into_inner).contains(node)
     }
 
     /// The wanted shards as others hold them, where others hold all of them.

@@ -12,13 +12,13 @@ use futures::lock::Mutex;
 
 use crate::care::Care;
 use crate::care::findings::{Agenda, Findings, MAX_FINDINGS};
-use crate::care::plan::{ExtentPlan, View};
+use crate::care::plan::{ExtentPlan, Seat, View};
 use crate::care::repair::{Mending, Moved, place_manifest};
 use crate::care::status::CareProgress;
 use crate::care::survey::{
     Entry, extents_after, extents_of, manifests_after, manifests_of, survey_extents, survey_manifests,
 };
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::{Layout, MAX_SURVEYED, StoredExtent};
 use crate::id::{ExtentId, NodeId, ObjectId};
 use crate::observe::{Event, count};
@@ -50,11 +50,19 @@ const AT_ONCE: usize = 16;
 /// Extents that are dealt with at a time.
 const WINDOW: usize = 4;
 
+/// Extents and manifests of which it is remembered since when they wait for others.
+const MAX_WAITING: usize = 2 * MAX_FINDINGS;
+
+/// For so long a node that took nothing is passed over where another one will do: its disk may be full.
+pub(super) const REFUSED: Duration = Duration::from_secs(240);
+
 /// What is remembered from one round to the next.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// Since when extents wait for others to repair them. Bounded by [`MAX_FINDINGS`].
-    waiting: BTreeMap<ExtentId, Instant>,
+    /// Since when extents and manifests wait for others to repair them. Bounded by [`MAX_WAITING`].
+    waiting: BTreeMap<[u8; 32], Instant>,
+    /// Who lately took nothing that it should, and when. At most as many as there are members.
+    refused: BTreeMap<NodeId, Instant>,
     /// How many rounds in a row had work and brought nothing about.
     fruitless: u32,
     agenda: Agenda,
@@ -96,7 +104,7 @@ impl Deeds {
         };
     }
 
-    fn later(at: Instant) -> Self {
+    pub(super) fn later(at: Instant) -> Self {
         Self { settled_at: Some(at), ..Self::default() }
     }
 }
@@ -109,12 +117,14 @@ impl Care {
         let mut due = all_due;
         loop {
             let scope = self.wait(due, all_due).await;
-            let pause = if self.is_paused() { self.options.survey_interval } else { self.round(scope).await };
+            let pause =
+                if self.is_paused() { Some(self.options.survey_interval) } else { self.round(scope).await };
             let now = self.engine.runtime.now();
             if scope == Scope::All {
-                all_due = now + self.options.survey_interval;
+                // One that was cut short has not looked at everything.
+                all_due = now + if pause.is_some() { self.options.survey_interval } else { FRUITLESS };
             }
-            due = now + pause;
+            due = now + pause.unwrap_or(FRUITLESS);
         }
     }
 
@@ -153,21 +163,21 @@ impl Care {
         View { members: self.engine.peers.reliable_members(), leaving: self.engine.peers.leaving_members() }
     }
 
-    /// One round; says when the next is due.
-    async fn round(&self, scope: Scope) -> Duration {
+    /// One round; says when the next is due, or `None` where it was cut short.
+    async fn round(&self, scope: Scope) -> Option<Duration> {
         self.observe_members();
         let view = self.view();
         match self.work(scope, &view).await {
-            Ok(pause) => pause,
+            Ok(pause) => Some(pause),
             Err(error) => {
                 tracing::warn!(%error, "a round of care was cut short");
-                FRUITLESS
+                None
             }
         }
     }
 
     async fn work(&self, scope: Scope, view: &View) -> Result<Duration> {
-        let findings = self.find(scope, view).await?;
+        let (scope, findings) = self.find(scope, view).await?;
         let total = findings.extents.len().saturating_add(findings.manifests.len()) as u64;
         {
             let tally = findings.tally();
@@ -180,10 +190,13 @@ impl Care {
         let mut deeds = Deeds::default();
         let manifests: Vec<_> = findings.manifests.into_values().collect();
         for entries in manifests.chunks(AT_ONCE) {
+            if self.is_paused() {
+                break;
+            }
             deeds.add(self.deal_with_manifests(&self.view(), entries).await);
         }
         deeds.add(self.deal_with_extents(findings.extents.into_values().collect()).await);
-        self.lock_status().rounds += 1;
+        self.lock_status().rounds += u64::from(scope == Scope::All);
         let progress = self.status().progress;
         if deeds.acted {
             self.engine.events.emit(Event::CareRound(progress));
@@ -213,10 +226,11 @@ impl Care {
     }
 
     /// Walks over what a round looks at and asks the others.
-    async fn find(&self, scope: Scope, view: &View) -> Result<Findings> {
+    async fn find(&self, scope: Scope, view: &View) -> Result<(Scope, Findings)> {
         let written = self.node.take_written();
         let mut agenda = std::mem::take(&mut self.memory().agenda);
         agenda.add(written);
+        let scope = if agenda.is_more { Scope::All } else { scope };
         let found = match scope {
             Scope::All => self.find_all(view).await,
             Scope::Agenda => self.find_some(view, &agenda).await,
@@ -229,11 +243,13 @@ impl Care {
             }
         };
         let mut memory = self.memory();
-        let found: BTreeSet<ExtentId> = findings.extents.values().map(|entry| entry.id).collect();
+        let extents = findings.extents.values().map(|entry| *entry.id.as_bytes());
+        let objects = findings.manifests.keys().map(|id| *id.as_bytes());
+        let found: BTreeSet<[u8; 32]> = extents.chain(objects).collect();
         memory.waiting.retain(|id, _| found.contains(id));
         memory.agenda = findings.agenda.clone();
         drop(memory);
-        Ok(findings)
+        Ok((scope, findings))
     }
 
     async fn find_all(&self, view: &View) -> Result<Findings> {
@@ -341,37 +357,37 @@ impl Care {
             return Deeds::later(now + self.youth());
         }
         let mut deeds = Deeds::default();
-        let seats = self.seats_to_fill(entry.id, &plan);
+        let (seats, is_turn) = self.seats_to_fill(entry.id, &plan);
         if !seats.is_empty() {
-            deeds.add(self.repair(entry.id, &plan.holders, &seats).await);
+            deeds.add(self.repair(entry.id, &plan, seats, is_turn).await);
         }
         deeds.add(self.settle_extent(entry, &plan).await);
         deeds
     }
 
-    /// The seats of what is lost that this node fills now: all of them where it is its turn, and its own in any case.
-    /// That it lacks something only this node may know: the others have last seen that all was well.
-    fn seats_to_fill(&self, id: ExtentId, plan: &ExtentPlan) -> Vec<(u8, NodeId)> {
+    /// The seats of what is lost that this node fills now, and whether it is its turn: then all of them, and else its
+    /// own. That it lacks something only this node may know: the others have last seen that all was well.
+    fn seats_to_fill(&self, id: ExtentId, plan: &ExtentPlan) -> (Vec<Seat>, bool) {
         if !plan.is_due {
-            return Vec::new();
+            return (Vec::new(), false);
         }
-        if self.is_my_turn(id, plan.turn) {
-            return plan.lost.clone();
+        if self.is_my_turn(*id.as_bytes(), plan.turn) {
+            return (plan.lost.clone(), true);
         }
         let local = self.engine.peers.local();
-        plan.lost.iter().copied().filter(|(_, node)| *node == local).collect()
+        (plan.lost.iter().copied().filter(|(_, node)| *node == local).collect(), false)
     }
 
     /// Whether this node is the one to repair: the first holder that answers, or a later one when those before it have
     /// had their time.
-    fn is_my_turn(&self, id: ExtentId, turn: Option<usize>) -> bool {
+    fn is_my_turn(&self, id: [u8; 32], turn: Option<usize>) -> bool {
         let Some(before) = turn else { return false };
         if before == 0 || is_active(Bug::EveryHolderRepairs) {
             return true;
         }
         let now = self.engine.runtime.now();
         let mut memory = self.memory();
-        if memory.waiting.len() >= MAX_FINDINGS && !memory.waiting.contains_key(&id) {
+        if memory.waiting.len() >= MAX_WAITING && !memory.waiting.contains_key(&id) {
             return false;
         }
         let since = *memory.waiting.entry(id).or_insert(now);
@@ -379,22 +395,53 @@ impl Care {
         now - since >= patience
     }
 
-    async fn repair(&self, id: ExtentId, holders: &[(NodeId, Vec<u8>)], seats: &[(u8, NodeId)]) -> Deeds {
-        let moved = match self.fill(id, holders, seats).await {
-            Ok(Some(moved)) => moved,
-            Ok(None) => return Deeds::default(),
-            Err(error) => {
-                tracing::debug!(%error, extent = %id.fmt_short(), "an extent could not be repaired");
-                return Deeds { failed: true, ..Deeds::default() };
+    /// Fills seats, and where it is this node's turn others in place of those whose nodes take nothing: what is lost is
+    /// not to wait until a disk that is full has room.
+    async fn repair(&self, id: ExtentId, plan: &ExtentPlan, mut seats: Vec<Seat>, is_turn: bool) -> Deeds {
+        let mut deeds = Deeds::default();
+        let mut refusing = if is_turn { self.refusing() } else { BTreeSet::new() };
+        for _ in 0..2 {
+            let (refused, mut wanted): (Vec<Seat>, Vec<Seat>) =
+                seats.into_iter().partition(|(_, node)| refusing.contains(node));
+            wanted.extend(plan.elsewhere(&refused, &refusing));
+            let moved = match self.fill(id, &plan.holders, &wanted).await {
+                Ok(Some(moved)) => moved,
+                Ok(None) => return deeds,
+                Err(error) => {
+                    tracing::debug!(%error, extent = %id.fmt_short(), "an extent could not be repaired");
+                    return Deeds { failed: true, ..deeds };
+                }
+            };
+            count(&self.engine.counters.repair_bytes_read, moved.read);
+            count(&self.engine.counters.repair_bytes_written, moved.written);
+            deeds.acted |= !moved.seats.is_empty();
+            seats = wanted.into_iter().filter(|seat| !moved.seats.contains(seat)).collect();
+            if seats.is_empty() {
+                count(&self.engine.counters.extents_repaired, 1);
+                return deeds;
             }
-        };
-        count(&self.engine.counters.repair_bytes_read, moved.read);
-        count(&self.engine.counters.repair_bytes_written, moved.written);
-        let done = moved.seats.len() == seats.len();
-        if done {
-            count(&self.engine.counters.extents_repaired, 1);
+            if moved.is_poisoned || !is_turn {
+                break;
+            }
+            refusing.extend(moved.failed.iter().map(|(node, _)| *node));
         }
-        Deeds { acted: !moved.seats.is_empty(), failed: !done, settled_at: None }
+        Deeds { failed: true, ..deeds }
+    }
+
+    /// The nodes that lately took nothing of what they should.
+    pub(super) fn refusing(&self) -> BTreeSet<NodeId> {
+        let now = self.engine.runtime.now();
+        let mut memory = self.memory();
+        memory.refused.retain(|_, at| now - *at < REFUSED);
+        memory.refused.keys().copied().collect()
+    }
+
+    /// Remembers who took nothing because it has no room, or its store has ended writing.
+    fn note_refusals(&self, moved: &Moved) {
+        let now = self.engine.runtime.now();
+        let is_lasting = |kind: &ErrorKind| matches!(kind, ErrorKind::StorageFull | ErrorKind::Poisoned);
+        let refused = moved.failed.iter().filter(|(_, kind)| is_lasting(kind)).map(|(node, _)| (*node, now));
+        self.memory().refused.extend(refused);
     }
 
     /// Fills seats of an extent that this node has a record of; `None` where it has none any more.
@@ -420,8 +467,10 @@ impl Care {
             encoded,
             layout,
             holders,
+            refusing: Default::default(),
         };
         let moved = mending.fill(seats).await?;
+        self.note_refusals(&moved);
         self.lock_status().progress.bytes_done += moved.written;
         Ok(Some(moved))
     }
@@ -429,13 +478,16 @@ impl Care {
     async fn deal_with_manifests(&self, view: &View, entries: &[Entry<ObjectId>]) -> Deeds {
         let mut deeds = Deeds::default();
         for (entry, plan) in entries.iter().zip(survey_manifests(&self.engine, view, entries).await) {
+            if self.is_paused() {
+                break;
+            }
             self.lock_status().progress.done += 1;
             let Some(plan) = plan else { continue };
             if self.is_young(entry) {
                 deeds.add(Deeds::later(self.engine.runtime.now() + self.youth()));
                 continue;
             }
-            if plan.turn == Some(0) && !plan.lacking.is_empty() {
+            if !plan.lacking.is_empty() && self.is_my_turn(*entry.id.as_bytes(), plan.turn) {
                 deeds.add(self.spread_manifest(entry.id, &plan.lacking).await);
             }
             deeds.add(self.settle_manifest(entry, &plan).await);

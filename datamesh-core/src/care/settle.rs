@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::care::Care;
 use crate::care::plan::{ExtentPlan, ManifestPlan};
+use crate::care::rounds::{Deeds, REFUSED};
 use crate::care::survey::Entry;
-use crate::care::{Care, rounds::Deeds};
 use crate::error::Result;
 use crate::format::{Layout, Possession, Reply, Request};
 use crate::id::{ExtentId, NodeId, ObjectId, ShardId};
@@ -48,8 +49,14 @@ impl Care {
     /// Copies shards to the nodes that are to hold them, when the members have been the same for a while.
     async fn copy_home(&self, entry: &Entry<ExtentId>, plan: &ExtentPlan) -> Deeds {
         let at = self.roster().quiet_since(&entry.key, entry.redundancy) + self.options.settle;
+        let refusing = self.refusing();
+        let moves: Vec<_> = plan.moves.iter().copied().filter(|(_, node)| !refusing.contains(node)).collect();
+        let again = self.engine.runtime.now() + REFUSED;
+        if moves.is_empty() {
+            return Deeds::later(again);
+        }
         let work = async {
-            let moved = self.fill(entry.id, &plan.holders, &plan.moves).await?.unwrap_or_default();
+            let moved = self.fill(entry.id, &plan.holders, &moves).await?.unwrap_or_default();
             count(&self.engine.counters.shards_moved, moved.shards);
             count(&self.engine.counters.bytes_moved, moved.written);
             if is_active(Bug::DeleteBeforeVerify) {
@@ -58,9 +65,13 @@ impl Care {
                     self.node.release_extent(entry.id, &indexes, &leaving).await?;
                 }
             }
-            Ok(moved.seats.len() == plan.moves.len())
+            Ok(moved.seats.len() == moves.len())
         };
-        self.when_settled(at, work).await
+        let mut deeds = self.when_settled(at, work).await;
+        if moves.len() < plan.moves.len() {
+            deeds.add(Deeds::later(again));
+        }
+        deeds
     }
 
     /// Gives up shards that others have, after these looked at their copies, and after all who are to hold anything of

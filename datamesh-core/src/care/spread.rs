@@ -1,6 +1,6 @@
 //! Removals are told to all who may have been away, and forgotten when all know of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,6 +28,9 @@ const GREET: Duration = Duration::from_secs(3600);
 
 /// The hour in which ages are counted, so that neither a restart nor a clock that jumps makes anything older.
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
+
+/// For so many hours removals are remembered for a node that is no member any more, and may be one again.
+const LEFT_FOR: usize = 30 * 24;
 
 /// Nodes that are told at a time.
 const AT_ONCE: usize = 8;
@@ -68,11 +71,17 @@ impl Care {
     }
 
     async fn spread_once(&self, look: usize, greeted: &Greeted) -> Result<()> {
+        let told = self.node.told_nodes().await?;
+        let mut others = self.others();
+        let new: Vec<NodeId> = others.iter().copied().filter(|node| !told.contains_key(node)).collect();
+        self.node.keep_account_of(&new).await?;
         if self.node.removals_from(0, 1).await?.is_empty() {
             return Ok(());
         }
         let next = self.node.next_removal().await?;
-        let others = turn(self.engine.peers.local(), self.others(), look);
+        // One that leaves still has what it had; a client never had anything, and there is no account of it.
+        others.extend(self.engine.peers.leaving_holders().into_iter().filter(|node| told.contains_key(node)));
+        let others = turn(self.engine.peers.local(), others, look);
         // Whoever was away is greeted anew: it may have lost its disk.
         lock(greeted).retain(|node, _| self.engine.peers.is_connected(node));
         let live = others.into_iter().filter(|node| self.engine.peers.is_live(node));
@@ -89,10 +98,11 @@ impl Care {
         Ok(())
     }
 
-    /// The other members that may hold data.
+    /// The other members that can hold data.
     fn others(&self) -> Vec<NodeId> {
         let local = self.engine.peers.local();
-        self.engine.peers.possible_holders().into_iter().filter(|node| *node != local).collect()
+        let members = self.engine.peers.storage_members().into_iter().map(|member| member.node);
+        members.filter(|node| *node != local).collect()
     }
 
     async fn tell_removals(
@@ -135,12 +145,21 @@ impl Care {
         Ok(())
     }
 
-    /// Forgets what every member that can hold data was told, and what is old enough. Members that are silent count:
-    /// they may come back with what was removed.
+    /// Forgets what every member that can hold data was told, and what is old enough. Members that are silent count,
+    /// and for some time those that have left or are admitted no more: they may come back with what was removed.
     async fn forget_removals(&self) -> Result<()> {
-        let mut below = self.node.note_hour(self.options.tombstone_hours()).await?;
-        for node in self.others() {
-            below = below.min(self.node.told(node).await?.next);
+        let hours = self.options.tombstone_hours();
+        let [mut below, long_ago] = self.node.note_hour([hours, hours.max(LEFT_FOR)]).await?;
+        let told = self.node.told_nodes().await?;
+        let members: BTreeSet<NodeId> = self.others().into_iter().collect();
+        for node in &members {
+            below = below.min(told.get(node).map_or(0, |told| told.next));
+        }
+        let local = self.engine.peers.local();
+        let may_return =
+            |node: &NodeId| *node != local && !members.contains(node) && !self.engine.peers.is_revoked(node);
+        for (_, told) in told.iter().filter(|(node, _)| may_return(node)) {
+            below = below.min(told.next.max(long_ago));
         }
         if is_active(Bug::DropTombstoneSoon) {
             below = u64::MAX;
@@ -170,8 +189,6 @@ fn lock(greeted: &Greeted) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Instant
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     fn node(number: u8) -> NodeId {

@@ -59,6 +59,9 @@ impl Work {
     /// What the keys of all removals begin with; they come in the order of their numbers.
     pub const EVERY_REMOVAL: Bytes = Bytes::from_static(&[Self::REMOVAL]);
 
+    /// What the keys of the accounts of all nodes begin with that are told of removals.
+    pub const EVERYBODY_TOLD: Bytes = Bytes::from_static(&[Self::TOLD]);
+
     /// The record's key.
     pub fn key(&self) -> Bytes {
         match self {

@@ -49,7 +49,7 @@ impl Node {
     pub(super) async fn remove_object(&self, object: ObjectId, secret: &RemovalSecret) -> Result<Reply> {
         let _alone = self.gate.alone().await;
         let Some(record) = self.stored_manifest(object).await? else {
-            return self.forbid(BTreeSet::from([*object.as_bytes()]), secret).await;
+            return self.forbid_if_room(BTreeSet::from([*object.as_bytes()]), secret).await;
         };
         let manifest = Manifest::decode(&record.manifest)?;
         check_secret(secret, &manifest.public().removal)?;
@@ -162,7 +162,8 @@ impl Node {
                 // It came since it was looked for.
                 continue;
             }
-            let reply = self.forbid(left.iter().map(|extent| *extent.as_bytes()).collect(), secret).await?;
+            let left = left.iter().map(|extent| *extent.as_bytes()).collect();
+            let reply = self.forbid_if_room(left, secret).await?;
             return Ok(if is_any_removed { Reply::Done } else { reply });
         }
     }
@@ -192,10 +193,16 @@ impl Node {
         if new.is_empty() {
             return Ok(reply);
         }
-        match self.storage.commit(self.with_tombstones(Batch::new(), &new, secret).await?).await {
-            // A full store refuses what comes late as well.
-            Err(error) if error.kind() == ErrorKind::StorageFull => Ok(reply),
-            committed => committed.map(|()| reply),
+        self.storage.commit(self.with_tombstones(Batch::new(), &new, secret).await?).await?;
+        Ok(reply)
+    }
+
+    /// The same for who removes: a full store refuses what comes late as well, and is told again when it has room, by
+    /// those that keep the tombstone.
+    async fn forbid_if_room(&self, ids: BTreeSet<[u8; ID_LEN]>, secret: &RemovalSecret) -> Result<Reply> {
+        match self.forbid(ids, secret).await {
+            Err(error) if error.kind() == ErrorKind::StorageFull => Ok(Reply::Absent),
+            done => done,
         }
     }
 
@@ -206,7 +213,7 @@ impl Node {
         match self.storage.commit(with_tombstone).await {
             Err(error) if error.kind() == ErrorKind::StorageFull => {
                 self.storage.commit(batch).await?;
-                self.forbid(BTreeSet::from([*id]), secret).await.map(drop)
+                self.forbid_if_room(BTreeSet::from([*id]), secret).await.map(drop)
             }
             committed => committed,
         }

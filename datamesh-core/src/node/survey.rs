@@ -13,10 +13,10 @@ impl Node {
         check_count(extents.len().max(objects.len()))?;
         let mut possessions = Vec::with_capacity(extents.len().saturating_add(objects.len()));
         for extent in extents {
-            possessions.push(self.possession_of_extent(extent).await?);
+            possessions.push(unless_damaged(self.possession_of_extent(extent).await)?);
         }
         for object in objects {
-            possessions.push(self.possession_of_manifest(object).await?);
+            possessions.push(unless_damaged(self.possession_of_manifest(object).await)?);
         }
         Ok((Reply::Surveyed { possessions }, Bytes::new()))
     }
@@ -39,6 +39,14 @@ impl Node {
 
     async fn absent_possession(&self, id: &[u8; 32]) -> Result<Possession> {
         Ok(if self.tombstone(id).await?.is_some() { Possession::Removed } else { Possession::Absent })
+    }
+}
+
+/// A damaged record counts for nothing, and is no reason to say nothing of the others.
+fn unless_damaged(possession: Result<Possession>) -> Result<Possession> {
+    match possession {
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Possession::Absent),
+        possession => possession,
     }
 }
 

@@ -1,6 +1,8 @@
 //! What was removed: numbered in the order in which this node learned of it, so that each other node can be told all
 //! that it does not know yet, and forgotten when all know.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::{Node, id_key};
@@ -9,6 +11,9 @@ use crate::format::{FORMAT_VERSION, Hours, RemovalSecret, RemovalsOf, Removed, S
 use crate::id::{ID_LEN, NodeId};
 use crate::planted::{Bug, is_active};
 use crate::ports::{Batch, Table};
+
+/// Nodes whose account is read at a time.
+const TOLD_AT_ONCE: usize = 256;
 
 /// Tombstones that are dropped in one commit.
 const DROPPED_AT_ONCE: usize = 256;
@@ -97,6 +102,20 @@ impl Node {
         Ok(value.and_then(|value| RemovalsOf::decode(&value).ok()).unwrap_or_default())
     }
 
+    /// Begins to keep account of what these nodes are told.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub(crate) async fn keep_account_of(&self, nodes: &[NodeId]) -> Result<()> {
+        let nothing = RemovalsOf::default().encode();
+        let add =
+            |batch: Batch, node: &NodeId| batch.put(Table::Work, Work::Told(*node).key(), nothing.clone());
+        for nodes in nodes.chunks(TOLD_AT_ONCE) {
+            self.storage.commit(nodes.iter().fold(Batch::new(), add)).await?;
+        }
+        Ok(())
+    }
+
     /// Keeps how many removals a node was told.
     ///
     /// # Errors
@@ -105,17 +124,40 @@ impl Node {
         self.storage.commit(Batch::new().put(Table::Work, Work::Told(node).key(), told.encode())).await
     }
 
-    /// Notes that one more hour of this node's own time is over. Says the number of the first removal that is younger
-    /// than so many hours.
+    /// The nodes whose removals are kept account of, which hold data or did, and how far each was told.
     ///
     /// # Errors
     /// Those of the storage.
-    pub(crate) async fn note_hour(&self, hours: usize) -> Result<u64> {
+    pub(crate) async fn told_nodes(&self) -> Result<BTreeMap<NodeId, RemovalsOf>> {
+        let (mut told, mut after) = (BTreeMap::new(), None);
+        loop {
+            let page =
+                self.storage.scan_records(Table::Work, Work::EVERYBODY_TOLD, after, TOLD_AT_ONCE).await?;
+            for (key, value) in &page.records {
+                if let Some(Work::Told(node)) = Work::from_key(key) {
+                    told.insert(node, RemovalsOf::decode(value).unwrap_or_default());
+                }
+            }
+            after = page.records.last().map(|(key, _)| key.clone()).filter(|_| page.more);
+            if after.is_none() {
+                return Ok(told);
+            }
+        }
+    }
+
+    /// Notes that one more hour of this node's own time is over. Says for each of these numbers of hours, the longest
+    /// last, which is the first removal that is younger.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub(crate) async fn note_hour<const N: usize>(&self, hours: [usize; N]) -> Result<[u64; N]> {
         let value = self.storage.read_record(Table::Work, Work::Hours.key()).await?;
         let mut kept = value.and_then(|value| Hours::decode(&value).ok()).unwrap_or_default();
         kept.0.push(self.next_removal().await?);
-        let over = kept.0.len().saturating_sub(hours);
-        let old = kept.0.drain(..over).next_back().unwrap_or(0);
+        let before = |hours: usize| kept.0.len().checked_sub(hours.saturating_add(1));
+        let old = hours.map(|hours| before(hours).and_then(|at| kept.0.get(at)).copied().unwrap_or(0));
+        let over = kept.0.len().saturating_sub(hours.last().map_or(0, |hours| hours.saturating_add(1)));
+        kept.0.drain(..over);
         self.storage.commit(Batch::new().put(Table::Work, Work::Hours.key(), kept.encode())).await?;
         Ok(old)
     }

@@ -123,6 +123,7 @@ impl ExtentReader {
         let members = engine.peers.storage_members();
         let mut order: Vec<NodeId> = rank(placement.as_bytes(), &members).extent_order(redundancy);
         engine.peers.order_by_promise(&mut order, &members);
+        order.extend(engine.peers.leaving_holders());
         let mut order = order.into_iter();
         let mut silent = Vec::new();
         let mut running = FuturesUnordered::new();
@@ -405,9 +406,9 @@ impl ExtentReader {
         }
     }
 
-    /// What every member that can hold data says that it holds of the extent.
+    /// What every member that may hold data says that it holds of the extent.
     pub(crate) async fn holdings(&self) -> Vec<(NodeId, Result<Vec<u8>>)> {
-        let members = self.engine.peers.storage_members();
+        let nodes = self.engine.peers.possible_holders();
         let total = self.layout.redundancy.total();
         let ask = |node: NodeId| {
             let request = Request::Describe { extents: vec![self.id] };
@@ -422,7 +423,7 @@ impl ExtentReader {
             };
             (node, call.map(read))
         };
-        let calls = members.iter().map(|member| ask(member.node)).collect();
+        let calls = nodes.into_iter().map(ask).collect();
         gather(&*self.engine.runtime, calls, self.layout.redundancy.parity()).await
     }
 

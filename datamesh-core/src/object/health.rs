@@ -130,12 +130,13 @@ async fn extent_health(
 }
 
 async fn manifest_holders(engine: &Arc<Engine>, object: ObjectId) -> (Vec<NodeId>, Vec<NodeId>) {
-    let members = engine.peers.storage_members();
+    let nodes = engine.peers.possible_holders();
+    let spare = nodes.len() / 3;
     let call =
         |node| (node, engine.peers.call(node, Request::ReadManifest { object }, Bytes::new(), ASK_LIMIT));
-    let calls = members.iter().map(|member| call(member.node)).collect();
+    let calls = nodes.into_iter().map(call).collect();
     let (mut holders, mut unreached) = (Vec::new(), Vec::new());
-    for (node, answer) in gather(&*engine.runtime, calls, members.len() / 3).await {
+    for (node, answer) in gather(&*engine.runtime, calls, spare).await {
         match answer {
             Ok((Reply::Done, manifest)) if ObjectId::of(&manifest) == object => holders.push(node),
             Ok(_) => {}

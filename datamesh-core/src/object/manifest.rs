@@ -169,12 +169,14 @@ pub(crate) async fn find_manifest(engine: &Arc<Engine>, object: ObjectId) -> Res
     };
     let mut order: Vec<NodeId> = rank(object.as_bytes(), &members).manifest_order();
     engine.peers.order_by_promise(&mut order, &members);
+    order.extend(engine.peers.leaving_holders());
+    let asked = order.len();
     let mut order = order.into_iter();
     let mut width = 1;
     loop {
         match search.ask(&mut order, width).await {
             Some(manifest) => return Ok(manifest),
-            None if order.len() == 0 => return Err(search.failure(members.len())),
+            None if order.len() == 0 => return Err(search.failure(asked)),
             None => width = SEARCH_WIDTH,
         }
     }

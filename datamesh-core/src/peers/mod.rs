@@ -153,9 +153,14 @@ impl Peers {
     /// The members that can hold data, and those that are leaving, which may still hold some: until they have left.
     pub(crate) fn possible_holders(&self) -> Vec<NodeId> {
         let storage = self.storage_members().into_iter().map(|member| member.node);
+        storage.chain(self.leaving_holders()).collect()
+    }
+
+    /// Those that are leaving and are here: what nobody else has yet may be with them.
+    pub(crate) fn leaving_holders(&self) -> Vec<NodeId> {
         let mut leaving = self.leaving_members();
         leaving.retain(|node| self.is_connected(node));
-        storage.chain(leaving).collect()
+        leaving
     }
 
     /// The members that can hold data, are not known to be down, and prove what they hold when they are asked.

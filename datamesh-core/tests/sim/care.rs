@@ -124,6 +124,61 @@ fn what_is_removed_meanwhile_keeps_nobody_from_leaving() {
 }
 
 #[test]
+fn what_only_a_leaving_node_has_is_read_from_it() {
+    let told = tell(builder(3).nodes(1), |sim| async move {
+        let all = put_some(&sim, 6).await?;
+        let newcomer = sim.add().await?;
+        let drain = sim.mesh(0)?.drain().deadline(20 * MINUTE).into_future();
+        let read = async {
+            sim.sleep(Duration::from_secs(2)).await;
+            assert_eq!(sim.mesh(newcomer)?.nodes().iter().filter(|node| node.record.capacity > 0).count(), 1);
+            for reader in [0, newcomer] {
+                check_contents(&sim, reader, &all).await?;
+                assert!(healths(&sim, reader, &all).await?.iter().all(|health| health.margin.is_some()));
+            }
+            Ok(())
+        };
+        futures::future::try_join(drain, read).await?;
+        sim.stop(0).await?;
+        check_contents(&sim, newcomer, &all).await
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn nobody_leaves_while_the_home_of_its_manifests_is_silent() {
+    let told = tell(builder(4).nodes(1), |sim| async move {
+        let small = sim.mesh(0)?.put(vec![7; 1000]).await?.capability;
+        let newcomer = sim.add().await?;
+        sim.crash(newcomer);
+        sim.sleep(Duration::from_secs(30)).await;
+        let early = sim.mesh(0)?.drain().deadline(3 * MINUTE).await.unwrap_err();
+        assert_eq!(early.kind(), ErrorKind::TimedOut);
+        sim.restart(newcomer).await?;
+        sim.mesh(0)?.drain().deadline(20 * MINUTE).await?;
+        sim.stop(0).await?;
+        sim.wipe(0);
+        assert_eq!(sim.mesh(newcomer)?.get(&small).await?, vec![7; 1000]);
+        Ok(())
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn a_full_disk_keeps_nothing_from_being_repaired() {
+    let told = tell(builder(5).nodes(9), |sim| async move {
+        let all = put_some(&sim, 12).await?;
+        sim.sleep(3 * MINUTE).await;
+        [1, 2, 3].iter().for_each(|node| sim.set_disk_capacity(*node, 0));
+        sim.crash(8);
+        sim.sleep(10 * MINUTE).await;
+        until_margin(&sim, 0, &all, 2, 5 * MINUTE).await?;
+        check_contents(&sim, 0, &all).await
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
 fn the_last_node_cannot_leave() {
     let told = tell(builder(2).nodes(1), |sim| async move {
         let refused = sim.mesh(0)?.drain().await.unwrap_err();

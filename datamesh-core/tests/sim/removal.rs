@@ -66,6 +66,28 @@ pub(crate) fn who_was_away_learns_of_removals(seed: u64) -> Option<String> {
     })
 }
 
+/// A node leaves politely, with all that it had still on its disk, and is opened again a day after that was removed.
+pub(crate) fn who_had_left_learns_of_removals(seed: u64) -> Option<String> {
+    tell(mesh(seed).nodes(9), |sim| async move {
+        let objects = put_some(&sim, 9).await?;
+        sim.sleep(10 * MINUTE).await;
+        sim.mesh(5)?.drain().deadline(HOUR).await?;
+        sim.stop(5).await?;
+        must(sim.records(5, Table::Manifests) > 0, "there was nothing to learn")?;
+        for object in &objects {
+            sim.mesh(1)?.remove(object).await?;
+        }
+        sim.sleep(24 * HOUR).await;
+        sim.restart(5).await?;
+        sim.sleep(30 * MINUTE).await;
+        must(left(&sim).is_empty(), format!("what was removed came back: {}", left(&sim)))?;
+        sim.sleep(12 * HOUR).await;
+        must(left(&sim).is_empty(), format!("what was removed came back later: {}", left(&sim)))?;
+        let tombstones = tombstones(&sim);
+        must(tombstones.iter().all(|count| *count == 0), format!("tombstones stay for ever: {tombstones:?}"))
+    })
+}
+
 /// Leaves extents without a manifest: the node that puts them dies at a random moment.
 async fn die_putting(sim: &SimMesh, seed: u64) -> Result<()> {
     let mesh = sim.mesh(0)?;

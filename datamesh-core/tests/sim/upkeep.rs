@@ -22,6 +22,11 @@ fn what_was_removed_stays_away() {
 }
 
 #[test]
+fn what_was_removed_does_not_come_back_with_who_had_left() {
+    all_end_well(0..1, removal::who_had_left_learns_of_removals);
+}
+
+#[test]
 fn what_nobody_names_goes() {
     all_end_well(0..1, removal::extents_without_a_manifest_go);
 }

@@ -80,7 +80,7 @@ fn removals_that_are_told_are_carried_out_and_remembered() {
 fn hours_count_while_a_node_is_up() {
     let fixture = Fixture::new();
     let forbid = |id| drop(fixture.reply(removals(&[[id; 32]], secret()), ""));
-    let hour = || block_on(fixture.node.note_hour(3)).unwrap();
+    let hour = || block_on(fixture.node.note_hour([3])).unwrap()[0];
     forbid(1);
     assert_eq!([hour(), hour()], [0, 0]);
     forbid(2);
