@@ -273,3 +273,38 @@ fn whoever_cannot_join_hears_what_the_network_says() {
         assert!(error.to_string().contains("/ip4/127.0.0.1/tcp/1"), "{error}");
     });
 }
+
+/// Whoever could not open tries again at once: nothing of the first try is in the way.
+#[test]
+fn what_failed_to_open_can_be_opened_again_at_once() {
+    let home = tempfile::tempdir().unwrap();
+    run(async {
+        // A ticket with an address on which nobody listens: both transports are open when the mesh fails.
+        let gone = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+        let ticket = Ticket::new(MeshKey::from_bytes([7; 32]), vec![gone]);
+        for number in 0..5 {
+            let error = builder(&home, 1).listen(TCP).join(ticket.clone()).open().await.unwrap_err();
+            assert_eq!((error.kind(), error.operation()), (ErrorKind::Unavailable, Some("join")), "{number}");
+        }
+        // A port that is taken: the socket is there when the network fails.
+        let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let taken = (format!("/ip4/127.0.0.1/tcp/{}", taken.local_addr().unwrap().port()), taken);
+        for number in 0..5 {
+            let error = builder(&home, 1).listen(&taken.0).open().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Io, "{number}: {error:?}");
+        }
+        let mesh = builder(&home, 1).listen(TCP).open().await.unwrap();
+        let local = mesh.addresses().iter().any(|address| address.as_str().starts_with("/local/"));
+        assert!(local, "{:?}", mesh.addresses());
+        mesh.shutdown().await.unwrap();
+        // A place in a network inside the process is free again, too.
+        let network = MemoryNetwork::new();
+        let gone = format!("/memory/{}", NodeIdentity::from_secret([2; 32]).node_id()).parse().unwrap();
+        let ticket = Ticket::new(MeshKey::from_bytes([7; 32]), vec![gone]);
+        for number in 0..5 {
+            let guest = datamesh::builder().identity(NodeIdentity::from_secret([1; 32])).network(&network);
+            let error = guest.join(ticket.clone()).open().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{number}: {error:?}");
+        }
+    });
+}

@@ -192,6 +192,27 @@ fn a_socket_that_was_removed_is_made_again() {
     });
 }
 
+/// Somebody removes the whole directory, as the system does when the user has logged out.
+#[test]
+fn a_directory_that_was_removed_is_made_again() {
+    let home = tempfile::tempdir().unwrap();
+    run(async {
+        let limits = limits(|limits| limits.idle = Duration::from_millis(40));
+        let ours = LocalTransport::open(config(home.path(), 1, 7).limits(limits)).await.unwrap();
+        let socket = only_socket(home.path());
+        // In one step, or the node may listen again before all is removed.
+        fs::rename(home.path().join("d"), home.path().join("removed")).unwrap();
+        fs::remove_dir_all(home.path().join("removed")).unwrap();
+        let runtime = TestRuntime::shared();
+        while !socket.exists() {
+            runtime.sleep(Duration::from_millis(5)).await;
+        }
+        let friend = node(home.path(), 2, 7).await;
+        friend.connect(ours.listen_addresses().remove(0), LIMIT).await.unwrap();
+        echo(&friend, &ours).await;
+    });
+}
+
 #[test]
 fn closing_leaves_no_socket_and_no_thread() {
     let home = tempfile::tempdir().unwrap();

@@ -16,6 +16,7 @@ use datamesh_crypto::{ChaChaSuite, NodeIdentity};
 use datamesh_net::memory::MemoryNetwork;
 use datamesh_net::ways::Ways;
 use datamesh_store::{MemoryStore, ReedSolomon};
+use futures::future::join_all;
 
 use crate::files::OsFiles;
 use crate::runtime::NativeRuntime;
@@ -234,27 +235,33 @@ impl Builder {
         };
         // The store first: it locks the directory.
         let storage = self.open_storage(&runtime).await?;
-        let opened = self.open_on(Arc::clone(&storage), runtime, places, zone).await;
+        let mut transports = Vec::new();
+        let opened = self.open_on(Arc::clone(&storage), runtime, places, zone, &mut transports).await;
         if opened.is_err() {
-            // So that the directory can be opened again at once; what closing says would hide the cause.
+            // So that the directory, the socket and the ports can be opened again at once; what closing says would
+            // hide the cause.
+            join_all(transports.iter().map(|transport| (**transport).close())).await;
             let _ = Storage::close(&storage).await;
         }
         opened
     }
 
+    /// Opens all but the storage; `transports` are those that were opened, also when the rest fails.
     async fn open_on(
         mut self,
         storage: Arc<dyn DynStorage>,
         runtime: Arc<dyn Runtime>,
         places: Places,
         zone: Zone,
+        transports: &mut Vec<Arc<dyn DynTransport>>,
     ) -> Result<Mesh> {
         let identity = self.open_identity(&runtime).await?;
         let keys = self.open_keys(&runtime, &identity, &*storage).await?;
-        let transports = self.open_transports(&runtime, &identity, &keys, places).await?;
-        let mut engine = match transports.len() {
-            0 | 1 => transports.into_iter().fold(self.engine, MeshBuilder::transport),
-            _ => self.engine.transport(Arc::new(Ways::new(transports, Arc::clone(&runtime))?)),
+        self.open_transports(&runtime, &identity, &keys, places, transports).await?;
+        let opened = transports.clone();
+        let mut engine = match opened.len() {
+            0 | 1 => opened.into_iter().fold(self.engine, MeshBuilder::transport),
+            _ => self.engine.transport(Arc::new(Ways::new(opened, Arc::clone(&runtime))?)),
         };
         if let Some(ticket) = self.ticket {
             engine = engine.bootstrap(ticket.addresses).admission(ticket.admission);

@@ -10,15 +10,16 @@ use super::check::Places;
 use super::{Builder, TransportPreference};
 
 impl Builder {
-    /// The transports that this node has, each of which speaks for it.
+    /// Opens the transports that this node has, each of which speaks for it; those that were opened before one fails
+    /// are the caller's to close.
     pub(super) async fn open_transports(
         &mut self,
         runtime: &Arc<dyn Runtime>,
         identity: &Arc<NodeIdentity>,
         keys: &KeyRing,
         places: Places,
-    ) -> Result<Vec<Arc<dyn DynTransport>>> {
-        let mut transports: Vec<Arc<dyn DynTransport>> = Vec::new();
+        transports: &mut Vec<Arc<dyn DynTransport>>,
+    ) -> Result<()> {
         if let Some(network) = &self.network {
             transports.push(Arc::new(network.join(identity.node_id(), Arc::clone(runtime))?));
         }
@@ -37,7 +38,7 @@ impl Builder {
         if wants_network && preference != TransportPreference::LocalOnly {
             transports.extend(self.open_libp2p(identity, keys, places).await?);
         }
-        Ok(transports)
+        Ok(())
     }
 
     #[cfg(all(feature = "local", unix))]

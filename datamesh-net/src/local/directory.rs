@@ -54,15 +54,26 @@ impl Directory {
                 format!("the path of a socket has at most {MAX_PATH_LEN} bytes; name a shorter directory");
             return Err(refused(ErrorKind::InvalidInput, &message));
         }
-        match DirBuilder::new().mode(0o700).create(&path) {
+        let directory = Self(path);
+        directory.make()?;
+        Ok(directory)
+    }
+
+    /// Makes the directory where there is none.
+    fn make(&self) -> Result<()> {
+        match DirBuilder::new().mode(0o700).create(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(
-                    refused(ErrorKind::Io, "cannot make the directory of the sockets").with_source(error)
-                );
+                let message = "cannot make the directory of the sockets";
+                Err(Error::new(ErrorKind::Io, message).with_subject(self.0.display()).with_source(error))
             }
-            _ => {}
+            _ => self.check(),
         }
-        let found = fs::symlink_metadata(&path)
+    }
+
+    /// Whether it is a directory that nobody else may enter.
+    fn check(&self) -> Result<()> {
+        let refused = |kind, message: &str| Error::new(kind, message).with_subject(self.0.display());
+        let found = fs::symlink_metadata(&self.0)
             .map_err(|error| refused(ErrorKind::Io, "cannot look at the directory").with_source(error))?;
         let private = found.is_dir() && found.mode() & 0o077 == 0;
         if !private || found.uid() != rustix::process::geteuid().as_raw() {
@@ -70,11 +81,13 @@ impl Directory {
                 "the directory of the sockets must be its user's and open to nobody else (mode 0700)";
             return Err(refused(ErrorKind::AccessDenied, message));
         }
-        Ok(Self(path))
+        Ok(())
     }
 
     /// Listens for a node.
     pub(super) fn bind(&self, node: NodeId) -> Result<(UnixListener, Bound)> {
+        // It may have been removed since it was opened, and made again by anybody.
+        self.make()?;
         let path = self.path_of(node);
         let refused = |kind, message: &str| Error::new(kind, message).with_subject(path.display());
         let failed =
@@ -138,6 +151,10 @@ impl Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
+        // Nothing is made or removed in what somebody else has put in the directory's place.
+        if self.directory.check().is_err() {
+            return;
+        }
         // Without the lock the socket is left behind, and swept by whoever comes next.
         let Ok(_lock) = self.directory.lock() else { return };
         if self.is_there() {
@@ -215,6 +232,35 @@ mod tests {
         let (_next, _successor) = directory.bind(node(1)).unwrap();
         drop(bound);
         assert!(directory.names().contains(&name_of(node(1))));
+    }
+
+    #[test]
+    fn a_directory_that_was_removed_is_made_and_looked_at_again() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("d");
+        let directory = Directory::open(Some(path.clone())).unwrap();
+        let (_removed, removed) = directory.bind(node(1)).unwrap();
+        fs::remove_dir_all(&path).unwrap();
+        let (listener, bound) = directory.bind(node(1)).unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o700);
+        assert!(bound.is_there() && !removed.is_there());
+        drop((listener, bound));
+        // What others may enter is not taken, and nothing is put there.
+        fs::remove_dir_all(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(directory.bind(node(1)).unwrap_err().kind(), ErrorKind::AccessDenied);
+        drop(removed);
+        assert!(directory.names().is_empty());
+        // Neither is a way to elsewhere.
+        let elsewhere = home.path().join("e");
+        fs::rename(&path, &elsewhere).unwrap();
+        fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        assert_eq!(directory.bind(node(1)).unwrap_err().kind(), ErrorKind::AccessDenied);
+        // A directory above it that has gone is not made.
+        fs::remove_dir_all(home.path()).unwrap();
+        assert_eq!(directory.bind(node(1)).unwrap_err().kind(), ErrorKind::Io);
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub(super) struct Driver {
     /// Removes the socket when the thread ends; while the listener is there, no other socket can be taken for it.
     bound: Bound,
     listener: UnixListener,
+    /// Why the socket could not be made again when that was last tried.
+    unheard: Option<ErrorKind>,
     commands: async_channel::Receiver<Command<NodeId>>,
     told: async_channel::Receiver<Told>,
     routes: HashMap<NodeId, Route>,
@@ -116,6 +118,7 @@ pub(super) fn open(
         context: Context { shared, own, directory, told, dialling },
         listener,
         bound,
+        unheard: None,
         commands: asked,
         told: hears,
         routes: HashMap::new(),
@@ -269,6 +272,7 @@ impl Driver {
         let peer = self.context.shared.peer_or_new(node);
         let links = peer.session().map_or(0, |session| session.link_count());
         if links >= usize::try_from(limits.connections_per_peer).unwrap_or(usize::MAX) {
+            drop(peer);
             return self.context.shared.forget_if_idle(&node);
         }
         let runtime = self.context.shared.runtime.clone();
@@ -346,16 +350,26 @@ impl Driver {
         self.look_around();
     }
 
-    /// Listens anew when somebody has removed the socket, as those do who clean directories for temporary files.
+    /// Listens anew when somebody has removed the socket, as those do who clean directories for temporary files, or
+    /// its directory, as the system does when the user has logged out.
     fn keep_listening(&mut self) {
         if self.bound.is_there() {
+            self.unheard = None;
             return;
         }
         let bound = self.context.directory.bind(self.context.shared.local);
         let watched = |(listener, bound)| Ok((watch(listener)?, bound));
         match bound.and_then(watched) {
-            Ok((listener, bound)) => (self.listener, self.bound) = (listener, bound),
-            Err(error) => tracing::warn!(%error, "this node's socket was removed, and cannot be made again"),
+            Ok((listener, bound)) => {
+                tracing::info!("this node's socket was removed, and is made again");
+                (self.listener, self.bound, self.unheard) = (listener, bound, None);
+            }
+            // It is tried again soon, and each reason is told once.
+            Err(error) => {
+                if self.unheard.replace(error.kind()) != Some(error.kind()) {
+                    tracing::warn!(%error, "this node's socket was removed, and cannot be made again");
+                }
+            }
         }
     }
 

@@ -76,6 +76,11 @@ impl Measured {
         self.passed_over_until = Some(now + doubled);
     }
 
+    /// Whether it failed so lately that others are taken.
+    pub(super) fn is_passed_over(&self, now: Instant) -> bool {
+        self.passed_over_until.is_some_and(|until| now < until)
+    }
+
     fn latency(&self) -> Option<Duration> {
         [self.now.latency, self.before.latency].into_iter().flatten().min()
     }
@@ -116,7 +121,7 @@ impl Measured {
 pub(super) fn order(ways: &[Seen<'_>], now: Instant) -> Vec<usize> {
     let rank = |number: &usize| {
         let Some(seen) = ways.get(*number) else { return (true, true, 0, Way::Network, Reverse(0)) };
-        let passed_over = seen.measured.passed_over_until.is_some_and(|until| now < until);
+        let passed_over = seen.measured.is_passed_over(now);
         let slower_than =
             |other: &&Seen<'_>| other.connected && seen.measured.is_far_slower_than(other.measured);
         let slow = ways.iter().filter(slower_than).count();
@@ -127,6 +132,14 @@ pub(super) fn order(ways: &[Seen<'_>], now: Instant) -> Vec<usize> {
     // Stable: what is alike stays in the order in which it was given.
     order.sort_by_cached_key(rank);
     order
+}
+
+/// Puts the second way first, so that it is measured; not one that failed lately, or the request may fail with it.
+pub(super) fn try_second(order: &mut [usize], ways: &[Seen<'_>], now: Instant) {
+    let second = order.get(1).and_then(|number| ways.get(*number));
+    if second.is_some_and(|seen| seen.connected && !seen.measured.is_passed_over(now)) {
+        order.swap(0, 1);
+    }
 }
 
 #[cfg(test)]
@@ -196,6 +209,27 @@ mod tests {
         }
         measured.answered(1, true, at(701), at(701));
         assert_eq!(measured.passed_over_until, None);
+    }
+
+    #[test]
+    fn a_second_way_is_tried_only_when_it_did_not_fail_lately() {
+        let (first, mut second) = (fast(10), fast(20));
+        let tried = |connected, second: &Measured, now| {
+            let ways = [(true, &first), (connected, second)];
+            let ways = ways.map(|(connected, measured)| Seen { way: Way::Network, connected, measured });
+            let mut order = order(&ways, now);
+            try_second(&mut order, &ways, now);
+            order
+        };
+        assert_eq!(tried(true, &second, at(11)), [1, 0]);
+        assert_eq!(tried(false, &second, at(11)), [0, 1]);
+        second.failed(at(11));
+        assert_eq!(tried(true, &second, at(11)), [0, 1]);
+        assert_eq!(tried(true, &second, at(12)), [1, 0], "it is no longer passed over");
+        let ways = [Seen { way: Way::Network, connected: true, measured: &first }];
+        let mut only = vec![0];
+        try_second(&mut only, &ways, at(11));
+        assert_eq!(only, [0]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use datamesh_core::ports::{
 use datamesh_core::{Error, ErrorKind, Result};
 use futures::future::{self, BoxFuture};
 
-use choice::{Measured, Seen, order};
+use choice::{Measured, Seen, order, try_second};
 
 /// Of so many small requests to a peer one goes by its second-best way, so that the two can be compared.
 const TRY_EVERY: u64 = 64;
@@ -95,14 +95,16 @@ impl Ways {
         }
     }
 
+    /// The ways to a peer as they are now.
+    fn seen<'a>(&self, node: NodeId, measured: &'a [Measured]) -> Vec<Seen<'a>> {
+        let ways = self.each().zip(measured);
+        ways.map(|(way, measured)| Seen { way: way.way(), connected: way.is_connected(node), measured })
+            .collect()
+    }
+
     /// The ways to a peer, the one to take first.
     fn order(&self, node: NodeId, measured: &[Measured]) -> Vec<usize> {
-        let seen: Vec<Seen<'_>> = self
-            .each()
-            .zip(measured)
-            .map(|(way, measured)| Seen { way: way.way(), connected: way.is_connected(node), measured })
-            .collect();
-        order(&seen, self.runtime.now())
+        order(&self.seen(node, measured), self.runtime.now())
     }
 
     /// The ways for a request, in the order in which they are tried.
@@ -119,10 +121,10 @@ impl Ways {
         let tries = small && peer.small.is_multiple_of(TRY_EVERY);
         let measured = peer.ways.clone();
         drop(state);
-        let mut order = self.order(node, &measured);
-        let second = order.get(1).and_then(|index| self.each().nth(*index));
-        if tries && second.is_some_and(|way| way.is_connected(node)) {
-            order.swap(0, 1);
+        let (seen, now) = (self.seen(node, &measured), self.runtime.now());
+        let mut order = order(&seen, now);
+        if tries {
+            try_second(&mut order, &seen, now);
         }
         order
     }

@@ -141,7 +141,7 @@ impl Shared {
     /// Forgets a peer that is neither known nor connected, now that something changed.
     pub(crate) fn forget_if_idle(&self, node: &NodeId) {
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
-        if peers.get(node).is_some_and(|peer| !peer.is_known() && peer.session().is_none()) {
+        if peers.get_mut(node).is_some_and(is_idle) {
             peers.remove(node);
         }
     }
@@ -155,10 +155,14 @@ impl Shared {
         peers.values().filter(|peer| peer.session().is_some()).map(|peer| peer.node).collect()
     }
 
-    /// Closes the streams to all peers that have been idle for long.
+    /// Closes the streams to all peers that have been idle for long, and forgets the peers whose records were still
+    /// held when they went away.
     pub(crate) fn close_idle(&self) {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
         peers.values().filter_map(|peer| peer.session()).for_each(|session| session.close_idle());
+        drop(peers);
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        peers.retain(|_, peer| !is_idle(peer));
     }
 
     /// Ends every session and queue, so that nobody waits for what will not come.
@@ -248,6 +252,13 @@ impl Peer {
     }
 }
 
+/// Whether a peer is neither known nor connected, and nobody else holds its record: what goes on with it counts among
+/// the limits of the peer, and whoever asked for it may be about to connect.
+fn is_idle(peer: &mut Arc<Peer>) -> bool {
+    // This sees all that the others did before they let go, which a mere count would not.
+    Arc::get_mut(peer).is_some_and(|peer| !peer.is_known() && peer.session().is_none())
+}
+
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -255,6 +266,42 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_is_forgotten_when_nobody_holds_its_record() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let shared = Shared::new(NodeId::from_bytes([1; 32]), Limits::default(), runtime.handle().clone());
+        let node = NodeId::from_bytes([2; 32]);
+        let is_kept = || shared.peer(&node).is_some();
+        // A stream that is still served, and a connection that comes meanwhile.
+        let served = shared.peer_or_new(node);
+        let taken = served.requests.try_acquire().unwrap();
+        shared.forget_if_idle(&node);
+        let again = shared.peer_or_new(node);
+        assert!(Arc::ptr_eq(&served, &again), "the limits begin anew");
+        let (session, is_new) = again.session_or_new(|| Session::new(&shared.limits, shared.runtime.clone()));
+        assert!(is_new);
+        drop(taken);
+        drop((again, served, session));
+        shared.forget_if_idle(&node);
+        assert!(is_kept() && shared.is_connected(&node));
+        // What was held when the peer went away is forgotten later.
+        let held = shared.peer_or_new(node);
+        held.end_session();
+        shared.forget_if_idle(&node);
+        shared.close_idle();
+        assert!(is_kept());
+        drop(held);
+        shared.close_idle();
+        assert!(!is_kept());
+        shared.peer_or_new(node).set_known(true);
+        shared.close_idle();
+        shared.forget_if_idle(&node);
+        assert!(is_kept());
+        shared.peer_or_new(node).set_known(false);
+        shared.forget_if_idle(&node);
+        assert!(!is_kept());
+    }
 
     #[test]
     fn a_flood_of_strangers_hides_no_event_of_members() {
