@@ -222,6 +222,67 @@ fn space_comes_back() {
     assert_eq!(volumes(directory.path()), Vec::<PathBuf>::new());
 }
 
+/// Says that the writer is done, also where it panics, so that a broken store fails instead of hanging.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn records_can_be_read_while_their_file_shrinks() {
+    const KEPT: u32 = 100;
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    let key = |number: u32| number.to_be_bytes().to_vec();
+    let put = |numbers: std::ops::Range<u32>| {
+        numbers.fold(Batch::new(), |batch, number| batch.put(Table::Work, key(number), vec![7; 500]))
+    };
+    block_on(store.commit(put(0..KEPT))).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let page = block_on(store.scan_records(Table::Work, Bytes::new(), None, 1000)).unwrap();
+                    assert!(page.records.len() >= KEPT as usize);
+                    let record = block_on(store.read_record(Table::Work, key(KEPT - 1).into())).unwrap();
+                    assert!(record.is_some());
+                }
+            });
+        }
+        let _done = SetOnDrop(&done);
+        for _ in 0..50 {
+            // More rows than are left, so that every compaction shrinks the file.
+            block_on(store.commit(put(KEPT..3 * KEPT))).unwrap();
+            let rest = (KEPT..3 * KEPT).fold(Batch::new(), |b, number| b.delete(Table::Work, key(number)));
+            block_on(store.commit(rest)).unwrap();
+            block_on(store.compact()).unwrap();
+        }
+    });
+    block_on(store.close()).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn what_may_hold_the_mesh_key_is_closed_to_others() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let above = TempDir::new().unwrap();
+    let directory = above.path().join("store");
+    let (records, volumes) = (directory.join("records.redb"), directory.join("volumes"));
+    block_on(open(&directory).close()).unwrap();
+    assert_eq!((mode(&directory), mode(&volumes), mode(&records)), (0o700, 0o700, 0o600));
+    // A store of an earlier day: its directories are its owner's to set.
+    for (path, mode) in [(&directory, 0o755), (&volumes, 0o755), (&records, 0o644)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    block_on(open(&directory).close()).unwrap();
+    assert_eq!((mode(&directory), mode(&volumes), mode(&records)), (0o755, 0o755, 0o600));
+}
+
 #[derive(Debug)]
 struct FaultyFiles {
     inner: OsFiles,

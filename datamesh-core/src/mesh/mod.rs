@@ -325,7 +325,7 @@ impl Mesh {
         self.core().node.storage().capacity().await
     }
 
-    /// Gives the space of removed shards on this node back to the disk.
+    /// Gives the space of removed shards on this node back to the disk now. It happens by itself each hour.
     ///
     /// # Errors
     /// The store's own.
@@ -449,7 +449,8 @@ impl Core {
         self.tasks.start(Arc::clone(self).sweep())
     }
 
-    /// Removes what no extent uses: once for what an earlier process left, then what was staged too long ago.
+    /// Removes what no extent uses: once for what an earlier process left, then what was staged too long ago. Gives
+    /// back the space of what was removed.
     async fn sweep(self: Arc<Self>) {
         if let Err(error) = self.node.sweep_orphans().await {
             tracing::warn!(%error, "the sweep of unused shards failed");
@@ -460,6 +461,9 @@ impl Core {
             self.engine.runtime.sleep(interval).await;
             if let Err(error) = self.node.sweep(self.engine.runtime.now()).await {
                 tracing::warn!(%error, "the sweep of staged shards failed");
+            }
+            if let Err(error) = self.node.storage().compact().await {
+                tracing::warn!(%error, "the space of removed shards was not given back");
             }
         }
     }

@@ -4,7 +4,7 @@
 //! synced.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -93,13 +93,13 @@ pub struct OsFiles {
 }
 
 impl OsFiles {
-    /// The files of this directory, which is made where it is missing.
+    /// The files of this directory, which is made, for its owner alone, where it is missing.
     ///
     /// # Errors
     /// The cause.
     pub fn open(directory: impl AsRef<Path>) -> io::Result<Self> {
         let directory = directory.as_ref().to_path_buf();
-        std::fs::create_dir_all(&directory)?;
+        make_directory(&directory)?;
         Ok(Self { directory })
     }
 
@@ -142,6 +142,37 @@ impl Files for OsFiles {
         let stats = fs4::statvfs(&self.directory)?;
         Ok(Space { free: stats.available_space(), total: stats.total_space() })
     }
+}
+
+/// Makes a directory where there is none, for its owner alone; one that is there stays as it is.
+pub(crate) fn make_directory(directory: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(directory)
+}
+
+/// Opens a file to read and write; one that is made here is its owner's alone.
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+/// Takes from others what they may do with a file, where the system knows of others.
+#[cfg(unix)]
+pub(crate) fn close_to_others(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let is_open = file.metadata()?.permissions().mode() & 0o077 != 0;
+    if is_open { file.set_permissions(std::fs::Permissions::from_mode(0o600)) } else { Ok(()) }
+}
+
+#[cfg(not(unix))]
+pub(crate) fn close_to_others(_: &File) -> io::Result<()> {
+    Ok(())
 }
 
 /// Makes the entries of a directory durable, where the system has a call for it.

@@ -13,10 +13,11 @@ use datamesh_core::ports::{RecordPage, Table};
 use datamesh_core::{Error, ErrorKind, Result};
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
-    BackendError, Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
-    TableDefinition, WriteTransaction,
+    BackendError, Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    StorageBackend, TableDefinition, WriteTransaction,
 };
 
+use super::files;
 use super::volume::{self, CHECK_LEN, Location, Row, STORE_VERSION, VolumeRow};
 use crate::limits::PAGE_BYTES;
 
@@ -185,6 +186,17 @@ pub(crate) fn blobs_after(
     Ok(found)
 }
 
+/// The rows of all tables.
+pub(crate) fn count_rows(transaction: &ReadTransaction) -> Result<u64> {
+    let mut count = transaction.open_table(META).map_err(broken)?.len().map_err(broken)?;
+    count += transaction.open_table(BLOBS).map_err(broken)?.len().map_err(broken)?;
+    count += transaction.open_table(VOLUMES).map_err(broken)?.len().map_err(broken)?;
+    for table in Table::ALL {
+        count += transaction.open_table(rows(table)).map_err(broken)?.len().map_err(broken)?;
+    }
+    Ok(count)
+}
+
 pub(crate) fn find_record(transaction: &ReadTransaction, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
     let opened = transaction.open_table(rows(table)).map_err(broken)?;
     let row = opened.get(key).map_err(broken)?;
@@ -303,10 +315,13 @@ impl TrackedBackend {
     }
 }
 
-/// The records file of the operating system.
+/// The records file of the operating system, which only its owner may read: it may hold the mesh key.
 pub(crate) fn file_backend(path: &std::path::Path) -> Result<Box<dyn StorageBackend>> {
-    let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let file = files::open_or_create(path);
     let file = file.map_err(|error| Error::io("the records file could not be opened", error))?;
+    files::close_to_others(&file).map_err(|error| {
+        Error::io("the records file, which may hold the mesh key, could not be closed to others", error)
+    })?;
     let backend =
         FileBackend::new(file).map_err(|error| failed("the records file could not be opened", error))?;
     Ok(Box::new(backend))

@@ -190,7 +190,9 @@ impl DiskStore {
         read: impl FnOnce(&redb::ReadTransaction) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.read(move |shared| {
-            let transaction = index::begin_read(shared.database().get()?);
+            // The guard outlives the transaction: redb cannot shrink its file while one is read.
+            let guard = shared.database();
+            let transaction = index::begin_read(guard.get()?);
             shared.watched(transaction.and_then(|transaction| read(&transaction)))
         })
         .await

@@ -12,7 +12,7 @@ use datamesh_core::{Error, Result};
 use redb::StorageBackend;
 
 use super::DiskOptions;
-use super::files::{Files, OsFiles, sync_directory};
+use super::files::{self, Files, OsFiles, sync_directory};
 use super::index::{self, TrackedBackend};
 use super::shared::{Shared, SpaceBudget};
 use super::volume::{self, VolumeRow};
@@ -29,10 +29,9 @@ impl Drop for Lock {
     }
 }
 
-/// Locks a directory, made where there is none.
+/// Locks a directory, made where there is none. One that is made is its owner's alone.
 pub(crate) fn lock(directory: &Path) -> Result<Lock> {
-    std::fs::create_dir_all(directory)
-        .map_err(|error| Error::io("the directory could not be made", error))?;
+    files::make_directory(directory).map_err(|error| Error::io("the directory could not be made", error))?;
     let path = directory.join("datamesh.lock");
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     let file = file.map_err(|error| Error::io("the lock file could not be opened", error))?;

@@ -200,10 +200,10 @@ impl Shared {
         self.lock().poison.is_some()
     }
 
-    /// Waits for requests and takes all of them.
-    pub(crate) fn take_requests(&self) -> VecDeque<Request> {
+    /// Takes all requests; where there are none, waits for some if `wait` says so.
+    pub(crate) fn take_requests(&self, wait: bool) -> VecDeque<Request> {
         let mut state = self.lock();
-        while state.queue.is_empty() {
+        while wait && state.queue.is_empty() {
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         std::mem::take(&mut state.queue)
@@ -217,6 +217,11 @@ impl Shared {
         for waiting in state.waiting.drain(..) {
             let _ = waiting.send(());
         }
+    }
+
+    /// The bytes of requests that were admitted and not dealt with yet.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.lock().queued_bytes as u64
     }
 
     pub(crate) fn pending(&self, id: &ShardId) -> Option<Place> {
@@ -407,11 +412,16 @@ impl SpaceBudget {
     /// Takes bytes for an entry, or refuses.
     fn admit(&self, bytes: u64) -> Result<()> {
         self.check_records(bytes)?;
+        self.taken(bytes);
+        Ok(())
+    }
+
+    /// Counts bytes that go into a volume, before the next look at the medium sees them.
+    pub(crate) fn taken(&self, bytes: u64) {
         self.volumes.fetch_add(bytes, Ordering::Relaxed);
         let _ = self
             .free
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| Some(free.saturating_sub(bytes)));
-        Ok(())
     }
 
     /// Refuses bytes that do not fit; nothing to add always does.

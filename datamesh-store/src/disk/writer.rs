@@ -13,6 +13,7 @@ use datamesh_core::ports::{BatchStep, Table};
 use datamesh_core::{Error, Result};
 use redb::{ReadableTable, WriteTransaction};
 
+use super::compact::Compaction;
 use super::files::VolumeFile;
 use super::index::{self, BLOBS, VOLUMES, broken};
 use super::shared::{Reply, Request, Shared};
@@ -36,7 +37,14 @@ pub(crate) struct Writer {
     /// Files with bytes that no sync covered.
     unsynced: BTreeMap<u32, Arc<dyn VolumeFile>>,
     directory_unsynced: bool,
-    pub(crate) rows_removed: bool,
+    /// The number of the next volume. It is only counted up: the file of a volume that was removed may still be there.
+    next_volume: u32,
+    /// Rows removed since the records file last shrank.
+    pub(crate) rows_removed: u64,
+    /// The compaction under way, of which a slice is done after each look at the queue.
+    pub(crate) compaction: Option<Compaction>,
+    /// Who asked for a compaction that has not begun.
+    pub(crate) compactions_asked: Vec<Reply>,
     /// How many changes of the records file have failed.
     failures: Arc<AtomicU64>,
 }
@@ -71,6 +79,7 @@ impl Writer {
         failures: Arc<AtomicU64>,
     ) -> Self {
         let current = last_volume(&shared, &volumes, volume_bytes);
+        let next_volume = volumes.last_key_value().map_or(1, |(last, _)| last.saturating_add(1));
         Self {
             shared,
             store,
@@ -80,7 +89,10 @@ impl Writer {
             unindexed: BTreeMap::new(),
             unsynced: BTreeMap::new(),
             directory_unsynced: false,
-            rows_removed: false,
+            next_volume,
+            rows_removed: 0,
+            compaction: None,
+            compactions_asked: Vec::new(),
             failures,
         }
     }
@@ -88,12 +100,14 @@ impl Writer {
     /// Serves requests until the store is closed; then lets go of everything, and says whom to answer and what.
     pub(crate) fn run(mut self, stop_readers: impl FnOnce()) -> (Reply, Result<()>) {
         let closer = loop {
-            let requests = self.shared.take_requests();
+            let requests = self.shared.take_requests(!self.has_compaction());
             match self.serve(requests) {
-                Next::Go => {}
+                Next::Go => self.compact_further(),
                 Next::Stop(reply) => break reply,
             }
         };
+        // Who waits for a compaction is told that the store is closed.
+        (self.compaction, self.compactions_asked) = (None, Vec::new());
         stop_readers();
         let closed = self.let_go();
         (closer, closed)
@@ -114,7 +128,7 @@ impl Writer {
     /// Deals with requests in order; those that wait to be durable share one sync and one transaction.
     fn serve(&mut self, requests: VecDeque<Request>) -> Next {
         let mut group = Group::default();
-        let (mut compactions, mut next) = (Vec::new(), Next::Go);
+        let mut next = Next::Go;
         for request in requests {
             match request {
                 Request::Blob { id, sequence, bytes } => {
@@ -135,7 +149,7 @@ impl Writer {
                     self.shared.release(usize::try_from(payload).unwrap_or(usize::MAX));
                 }
                 Request::Compact { reply } => {
-                    compactions.push(reply);
+                    self.compactions_asked.push(reply);
                     self.shared.release(0);
                 }
                 Request::Close { reply } => next = Next::Stop(reply),
@@ -147,16 +161,12 @@ impl Writer {
         }
         let outcome = self.guarded(|writer| writer.finish(group));
         answer(replies, outcome);
-        if !compactions.is_empty() {
-            let outcome = self.guarded(Self::compact);
-            answer(compactions, outcome);
-        }
         self.look_at_space();
         next
     }
 
     /// Runs a change unless an earlier one failed; a failure or a panic poisons the store.
-    fn guarded(&mut self, change: impl FnOnce(&mut Self) -> Result<()>) -> Option<Result<()>> {
+    pub(crate) fn guarded<T>(&mut self, change: impl FnOnce(&mut Self) -> Result<T>) -> Option<Result<T>> {
         if self.shared.is_poisoned() {
             return None;
         }
@@ -170,7 +180,7 @@ impl Writer {
         Some(outcome)
     }
 
-    fn look_at_space(&self) {
+    pub(crate) fn look_at_space(&self) {
         // Where the system does not say, the last answer less what was written since stands.
         if let Ok(space) = self.shared.files.space() {
             self.shared.space.set_free(space.free);
@@ -229,7 +239,8 @@ impl Writer {
     }
 
     fn create_volume(&mut self) -> Result<Current> {
-        let volume = self.volumes.last_key_value().map_or(1, |(last, _)| last.saturating_add(1));
+        let volume = self.next_volume;
+        self.next_volume = volume.saturating_add(1);
         let file = self.shared.files.create(&volume::file_name(volume));
         let file = file.map_err(|error| Error::io("a volume could not be created", error))?;
         file.append(0, &[&volume::file_header(volume, &self.store)])
@@ -265,10 +276,11 @@ impl Writer {
                         }
                     }
                     BatchStep::Delete { table, key } => {
-                        if let Some(table) = tables.get_mut(&table) {
-                            table.remove(&key[..]).map_err(broken)?;
+                        if let Some(table) = tables.get_mut(&table)
+                            && table.remove(&key[..]).map_err(broken)?.is_some()
+                        {
+                            self.rows_removed += 1;
                         }
-                        self.rows_removed = true;
                     }
                     BatchStep::DeleteBlob { id } => {
                         if let Some(row) = blobs.remove(id.as_bytes()).map_err(broken)? {
@@ -279,6 +291,7 @@ impl Writer {
                 }
             }
         }
+        self.rows_removed += removed.len() as u64;
         self.count_removed(group, &removed);
         Ok(())
     }
@@ -332,7 +345,6 @@ impl Writer {
                 row.live = row.live.saturating_sub(location.entry_len());
             }
             group.touched.insert(location.volume);
-            self.rows_removed = true;
         }
     }
 
@@ -380,14 +392,19 @@ impl Writer {
     }
 
     /// Volumes that nothing names and nothing will.
-    fn dead_volumes(&self) -> Vec<u32> {
-        let current = self.current.as_ref().map(|current| current.volume);
+    pub(crate) fn dead_volumes(&self) -> Vec<u32> {
+        let current = self.current_volume();
         let waiting: BTreeSet<u32> = self.unindexed.values().map(|(_, at)| at.volume).collect();
         let dead = |(volume, row): (&u32, &VolumeRow)| {
             let kept = row.live > 0 || Some(*volume) == current || waiting.contains(volume);
             (!kept).then_some(*volume)
         };
         self.volumes.iter().filter_map(dead).collect()
+    }
+
+    /// The volume that is written now.
+    pub(crate) fn current_volume(&self) -> Option<u32> {
+        self.current.as_ref().map(|current| current.volume)
     }
 
     /// Ends the current volume, so that it can be compacted as well.
@@ -428,7 +445,7 @@ fn table_of(step: &BatchStep) -> Option<Table> {
 
 /// Answers all with one outcome. Where there is none the senders are dropped, and the waiting callers find the store
 /// poisoned.
-fn answer(replies: Vec<Reply>, outcome: Option<Result<()>>) {
+pub(crate) fn answer(replies: Vec<Reply>, outcome: Option<Result<()>>) {
     let mut first = None;
     match outcome {
         None => return,
