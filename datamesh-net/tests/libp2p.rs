@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 #[cfg(feature = "quic")]
 use std::net::UdpSocket;
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[cfg(feature = "quic")]
 use common::nodes::QUIC;
@@ -279,6 +279,61 @@ fn after_a_sleep_known_peers_are_dialled_anew() {
         event(&ours, |event| *event == TransportEvent::Connected(id)).await;
         echo(&ours, &theirs).await;
         echo(&theirs, &ours).await;
+    });
+}
+
+/// A call waits for its reply when its own node closes the connection: none will come any more.
+fn a_call_ends_with_its_connection(listen: &str) {
+    run(async {
+        let (ours, theirs) = (node(1, 7, listen).await, node(2, 7, listen).await);
+        let id = theirs.local_node();
+        ours.set_peers(vec![route(&theirs)]);
+        echo(&ours, &theirs).await;
+        let began = Instant::now();
+        let closing = async {
+            let held = theirs.accept().await.unwrap();
+            ours.machine_woke();
+            held
+        };
+        let (lost, _held) = futures::join!(ours.call(id, Message::default(), LIMIT), closing);
+        let lost = lost.unwrap_err();
+        assert_eq!(lost.kind(), ErrorKind::OutcomeUnknown, "{lost:?}");
+        assert!(began.elapsed() < LIMIT / 2);
+        event(&ours, |event| *event == TransportEvent::Disconnected(id)).await;
+        event(&ours, |event| *event == TransportEvent::Connected(id)).await;
+        echo(&ours, &theirs).await;
+    });
+}
+
+#[test]
+fn a_call_ends_with_its_connection_over_tcp() {
+    a_call_ends_with_its_connection(TCP);
+}
+
+#[cfg(feature = "quic")]
+#[test]
+fn a_call_ends_with_its_connection_over_quic() {
+    a_call_ends_with_its_connection(QUIC);
+}
+
+/// The old address takes the dial and says nothing, then hangs up; the new one was told meanwhile.
+#[test]
+fn an_address_told_during_a_dial_is_dialled_as_soon_as_that_fails() {
+    run(async {
+        let (ours, theirs) = (node(1, 7, "").await, node(2, 7, TCP).await);
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let old = format!("/ip4/127.0.0.1/tcp/{}", silent.local_addr().unwrap().port()).parse().unwrap();
+        ours.set_peers(vec![PeerRoute { node: theirs.local_node(), addresses: vec![old] }]);
+        let told = async {
+            let held = silent.accept().unwrap();
+            ours.set_peers(vec![route(&theirs)]);
+            // The call joins the dial, and the routes are taken, on the transport's own thread.
+            std::thread::sleep(Duration::from_millis(100));
+            drop(held);
+            answer_one(&theirs).await;
+        };
+        let (answer, ()) = futures::join!(ours.call(theirs.local_node(), Message::default(), LIMIT), told);
+        answer.unwrap();
     });
 }
 

@@ -228,8 +228,11 @@ pub enum TransportEvent {
 /// 7. `accept` yields inbound requests; they MUST NOT be lost or reordered against their replies when
 ///    `accept` is slow: the peers wait. It yields `None` after `close`.
 /// 8. A call to the local node MUST fail with [`ErrorKind::InvalidInput`]: the mesh answers itself.
-/// 9. Known peers are dialled and kept connected with jittered backoff; a call to a known peer that is not
-///    connected MUST try at once (or join the try under way), and fail as soon as that try fails.
+/// 9. Known peers are dialled and kept connected with jittered backoff: over a network unasked tries come after
+///    0.2 s, doubled to 30 s, and after 5 minutes where another node answers at every address. A call to a known peer
+///    that is not connected MUST try at once (or join the try under way), and fail as soon as that try fails; for a
+///    pause after a failed try (0.5 s, doubled to 4 s, and 30 s where another node answers at every address) it MAY
+///    fail at once with that try's error. An address that was not known to the try ends the wait and the pause.
 /// 10. After `close` returned, no thread or task of the transport runs, its ports are free, and every method
 ///     returns [`ErrorKind::Closed`]. A call that `close` interrupts MUST end with [`ErrorKind::Closed`] only where its
 ///     request was not handled, and else with [`ErrorKind::OutcomeUnknown`].

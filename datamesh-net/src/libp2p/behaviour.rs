@@ -12,18 +12,19 @@ use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandlerInEvent, ToSwarm,
 };
-use libp2p::{Multiaddr, PeerId, connection_limits, identify, ping};
+use libp2p::{Multiaddr, PeerId, identify, ping};
 
 use super::gate::{Gated, Gates};
 use super::handler::{FromHandler, Handler, ToHandler};
 use super::names;
+use super::places::Places;
 use super::proof::{Own, Role};
 use crate::wire::peers::Shared;
 
 /// The order matters: what a limit or the mesh denies must not have been noted by anything before it.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
-    pub(super) limits: connection_limits::Behaviour,
+    pub(super) limits: Places,
     pub(super) ping: ping::Behaviour,
     pub(super) mesh: Mesh,
     /// What strangers are told of this node, where they are told anything.

@@ -23,6 +23,8 @@ const MAX_QUEUED: usize = 256;
 pub(super) struct Dial {
     /// The known peer, or `None` for a dial by address.
     pub(super) node: Option<NodeId>,
+    /// The addresses that were known of that peer when the dial began.
+    known: Vec<Multiaddr>,
     pub(super) waiting: Vec<Dialled>,
 }
 
@@ -177,7 +179,7 @@ impl Driver {
                 .allocate_new_port()
                 .build(),
         };
-        self.start(options, Dial { node: None, waiting });
+        self.start(options, Dial { node: None, known: Vec::new(), waiting });
     }
 
     /// Reaches whoever is at an address; a name without an address is looked up.
@@ -208,7 +210,8 @@ impl Driver {
             .addresses(route.worth_dialling());
         let options = if reuses { options.build() } else { options.allocate_new_port().build() };
         route.dial = Some(options.connection_id());
-        self.start(options, Dial { node: Some(node), waiting });
+        let known = route.addresses.clone();
+        self.start(options, Dial { node: Some(node), known, waiting });
     }
 
     fn start(&mut self, options: DialOpts, dial: Dial) {
@@ -221,18 +224,30 @@ impl Driver {
 
     /// Dials what other addresses a peer has, for those who wait for this dial.
     pub(super) fn dial_others(&mut self, connection: ConnectionId) {
-        let Some(Dial { node: Some(node), waiting }) = self.dials.remove(&connection) else { return };
+        let Some(Dial { node: Some(node), waiting, .. }) = self.dials.remove(&connection) else { return };
         self.dial(node, waiting);
+    }
+
+    /// Dials the addresses that were told while a dial to the older ones was under way.
+    fn dial_told(&mut self, node: NodeId, mut waiting: Vec<Dialled>) {
+        waiting.retain(|waiting| !waiting.is_canceled());
+        // Where nobody waits it takes its turn among the known peers.
+        if waiting.is_empty() { self.dial_again(node) } else { self.dial(node, waiting) }
     }
 
     /// Tells everybody who waits for a dial; a known peer is dialled again later.
     pub(super) fn dial_failed(&mut self, connection: ConnectionId, error: &Error) {
-        let Some(dial) = self.dials.remove(&connection) else { return };
-        tell(dial.waiting, &Err(copy_of(error)));
-        if let Some(node) = dial.node
-            && let Some(route) = self.routes.get_mut(&node)
+        let Some(Dial { node, known, waiting }) = self.dials.remove(&connection) else { return };
+        let route = node.and_then(|node| self.routes.get_mut(&node));
+        // A peer that was forgotten and told anew meanwhile has another dial, or none.
+        let own = route.and_then(|route| route.dial.take_if(|dial| *dial == connection).map(|_| route));
+        if let (Some(node), Some(route)) = (node, &own)
+            && route.addresses.iter().any(|address| !known.contains(address))
         {
-            route.dial = None;
+            return self.dial_told(node, waiting);
+        }
+        tell(waiting, &Err(copy_of(error)));
+        if let (Some(node), Some(route)) = (node, own) {
             route.missed(copy_of(error));
             self.retry(node);
             #[cfg(feature = "kad")]

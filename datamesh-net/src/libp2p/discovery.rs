@@ -1,5 +1,7 @@
 //! Which addresses this node has, which of them others are told, and what members say of theirs.
 
+#[cfg(feature = "nat")]
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 
 use datamesh_core::ports::{Reach, TransportEvent};
@@ -18,6 +20,10 @@ use super::scope::{Scope, scope};
 use super::scope::{announced, is_relayed};
 use crate::wire::peers::lock;
 
+/// Addresses of networks that this node has left, and that are remembered.
+#[cfg(feature = "nat")]
+const MAX_FORMER: usize = 256;
+
 /// What the driver knows of addresses.
 pub(super) struct Addresses {
     #[cfg(feature = "nat")]
@@ -28,6 +34,9 @@ pub(super) struct Addresses {
     told: Vec<Multiaddr>,
     /// Where the other end of each connection is.
     ends: HashMap<ConnectionId, End>,
+    /// Those that a member has met this node at, on a network that it may have left since.
+    #[cfg(feature = "nat")]
+    former: BTreeSet<Vec<u8>>,
 }
 
 /// The other end of a connection.
@@ -51,6 +60,8 @@ impl Addresses {
             named,
             told: Vec::new(),
             ends: HashMap::new(),
+            #[cfg(feature = "nat")]
+            former: BTreeSet::new(),
         }
     }
 
@@ -179,6 +190,42 @@ impl Driver {
         }
     }
 
+    /// Forgets at which addresses members have met this node, where it may be on another network now: those of the same
+    /// kind as an own address that is gone, or all. Those at relays are up to the relays.
+    #[cfg(feature = "nat")]
+    pub(super) fn forget_external(&mut self, gone: Option<&Multiaddr>) {
+        if gone.is_some_and(is_relayed) {
+            return;
+        }
+        let is_ip4 = |address: &Multiaddr| matches!(address.iter().next(), Some(Protocol::Ip4(_)));
+        let is_left = |address: &&Multiaddr| {
+            !is_relayed(address) && gone.is_none_or(|gone| is_ip4(gone) == is_ip4(address))
+        };
+        let left: Vec<_> = self.swarm.external_addresses().filter(is_left).cloned().collect();
+        if self.addresses.former.len() >= MAX_FORMER {
+            self.addresses.former.clear();
+        }
+        for address in left {
+            self.swarm.remove_external_address(&address);
+            self.addresses.former.insert(address.to_vec());
+        }
+        // Another network has other addresses, which are looked into in their turn.
+        self.swarm.behaviour_mut().identify.forget_candidates();
+    }
+
+    #[cfg(not(feature = "nat"))]
+    pub(super) fn forget_external(&mut self, _: Option<&Multiaddr>) {}
+
+    /// A member sees this node at an address. Where one has met it there before, it is on that network again, or had
+    /// not left it; nobody would be asked to look a second time.
+    #[cfg(feature = "nat")]
+    fn on_seen_at(&mut self, address: Multiaddr) {
+        if self.addresses.former.remove(&address.to_vec()) {
+            self.swarm.add_external_address(address);
+            self.tell_addresses();
+        }
+    }
+
     pub(super) fn forget_end(&mut self, connection: ConnectionId, peer: &PeerId, is_last: bool) {
         self.addresses.ends.remove(&connection);
         #[cfg(feature = "nat")]
@@ -211,6 +258,8 @@ impl Driver {
                 tracing::debug!(?event, "this node looked whether it reaches a member");
                 self.on_looked(&event.client, &event.tested_addr);
             }
+            #[cfg(feature = "nat")]
+            SwarmEvent::NewExternalAddrCandidate { address } => self.on_seen_at(address),
             SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
                 self.tell_addresses();
             }

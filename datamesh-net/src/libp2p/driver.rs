@@ -211,7 +211,11 @@ impl Driver {
                 let why = deepest(&error);
                 self.shared.tell(TransportEvent::Refused(format!("{send_back_addr}: {why}")));
             }
-            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => self.tell_addresses(),
+            SwarmEvent::NewListenAddr { .. } => self.tell_addresses(),
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.forget_external(Some(&address));
+                self.tell_addresses();
+            }
             SwarmEvent::ConnectionEstablished {
                 peer_id,
                 connection_id,
@@ -336,6 +340,8 @@ impl Driver {
             // An error says that it is gone already.
             let _ = self.swarm.disconnect_peer_id(peer);
         }
+        self.forget_external(None);
+        self.tell_addresses();
         let known: Vec<NodeId> = self.routes.keys().copied().collect();
         for node in known {
             if let Some(route) = self.routes.get_mut(&node) {

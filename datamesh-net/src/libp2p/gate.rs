@@ -112,6 +112,12 @@ impl<B> Gated<B> {
         GatedHandler { inner, gate: self.gates.of(connection), admits: self.admits }
     }
 
+    /// Looks into addresses anew that peers claim to have seen.
+    #[cfg(feature = "nat")]
+    pub(super) fn forget_candidates(&mut self) {
+        self.candidates.clear();
+    }
+
     /// Whether an address that a peer claims to have seen is one of the first few.
     fn admits_candidate(&mut self, address: &Multiaddr) -> bool {
         let bytes = address.to_vec();

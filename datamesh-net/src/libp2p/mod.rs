@@ -29,6 +29,7 @@ mod nat;
 #[cfg(feature = "quic")]
 mod one_socket;
 mod options;
+mod places;
 mod proof;
 mod renewal;
 mod resolve;

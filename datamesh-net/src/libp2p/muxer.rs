@@ -9,8 +9,11 @@ use std::future::{Ready, ready};
 use std::iter;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready as ready_or_return};
+use std::time::Duration;
 
+use futures::FutureExt;
 use futures::io::{AsyncRead, AsyncWrite};
+use futures_timer::Delay;
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use yamux::{Config, Connection, ConnectionError, Mode, Stream};
@@ -28,6 +31,10 @@ const MAX_WINDOW: usize = 2 * MAX_STREAMS * (256 << 10);
 /// Streams that a peer opened and the swarm has not taken yet. More are reset.
 const MAX_WAITING: usize = MAX_STREAMS;
 
+/// How long a connection that is closed may take to write what it had still to say. To a peer that reads no more, or is
+/// gone, it never ends; dropping the connection then closes its socket all the same.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// The upgrade of a proved connection to many streams.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Yamux;
@@ -38,7 +45,8 @@ impl Yamux {
         config.set_split_send_size(FRAME_LEN);
         config.set_max_num_streams(MAX_STREAMS);
         config.set_max_connection_receive_window(Some(MAX_WINDOW));
-        Muxer { connection: Connection::new(io, config, mode), waiting: VecDeque::new(), waker: None }
+        let connection = Connection::new(io, config, mode);
+        Muxer { connection, waiting: VecDeque::new(), waker: None, farewell: None, patience: FAREWELL }
     }
 }
 
@@ -77,6 +85,9 @@ pub(super) struct Muxer<C> {
     /// Streams that came while the connection was driven for another's sake.
     waiting: VecDeque<Stream>,
     waker: Option<Waker>,
+    /// Begins with the close.
+    farewell: Option<Delay>,
+    patience: Duration,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
@@ -112,7 +123,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
-        self.connection.poll_close(context)
+        let closed = self.connection.poll_close(context);
+        if closed.is_ready() {
+            return closed;
+        }
+        let patience = self.patience;
+        self.farewell.get_or_insert_with(|| Delay::new(patience)).poll_unpin(context).map(Ok)
     }
 
     fn poll(
@@ -133,8 +149,6 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
 #[cfg(test)]
 #[cfg(all(feature = "local", unix))]
 mod tests {
-    use std::time::Duration;
-
     use futures::future::poll_fn;
     use futures::io::AsyncWriteExt;
     use tokio::net::UnixStream;
@@ -218,5 +232,43 @@ mod tests {
             let frames = (0..opened as u32).flat_map(|n| frame(WINDOW_UPDATE, SYN, 2 * n + 1, 0)).collect();
             assert!(feed(frames).0 <= MAX_STREAMS, "{opened}");
         }
+    }
+
+    /// A peer that reads nothing: every write waits.
+    struct Full;
+
+    impl AsyncRead for Full {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut [u8],
+        ) -> Poll<std::io::Result<usize>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Full {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<std::io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn a_close_ends_though_the_peer_reads_nothing() {
+        let mut muxer = Yamux::start(Full, Mode::Client);
+        muxer.patience = Duration::from_millis(50);
+        let mut close = Box::pin(poll_fn(|context| Pin::new(&mut muxer).poll_close(context)));
+        futures::executor::block_on(async {
+            assert!(futures::poll!(&mut close).is_pending());
+            close.await.unwrap();
+        });
     }
 }

@@ -45,8 +45,15 @@ impl Renewals {
     }
 
     fn note(&mut self, connection: ConnectionId, peer: PeerId, proof: Proof) {
-        let not_before = Instant::now();
-        self.proved.insert(connection, Proved { peer, proof, tried: 0, not_before });
+        let known = self.proved.get_mut(&connection).filter(|proved| proved.proof.key == proof.key);
+        match known {
+            Some(proved) => proved.proof = proof,
+            // The next change of the key is not held back by how long this one took.
+            None => {
+                let not_before = Instant::now();
+                self.proved.insert(connection, Proved { peer, proof, tried: 0, not_before });
+            }
+        }
     }
 
     /// The connections whose key is accepted no more, and those that are to be proved anew now.
@@ -78,10 +85,7 @@ impl Driver {
     /// Notes that a connection was proved, the first time or anew.
     pub(super) fn on_proof(&mut self, node: NodeId, connection: ConnectionId, proof: Proof) {
         let Some(peer) = names::peer_of(&node) else { return };
-        match self.renewals.proved.get_mut(&connection) {
-            Some(proved) => proved.proof = proof,
-            None => self.renewals.note(connection, peer, proof),
-        }
+        self.renewals.note(connection, peer, proof);
         // It may be proved with a key that another one has taken the place of by now.
         self.look_at_keys();
     }
@@ -124,7 +128,10 @@ mod tests {
         assert!(next > now && renewals.due(&[new, old], now).1.is_empty(), "it waits before it asks again");
         assert_eq!(renewals.due(&[new, old], next).1, [(peer, connections[0])]);
 
-        renewals.proved.get_mut(&connections[0]).unwrap().proof.key = new;
+        renewals.note(connections[0], peer, Proof { role: Role::Dialler, key: old });
+        assert_eq!(renewals.proved[&connections[0]].tried, 2, "the key that it has is no news");
+        renewals.note(connections[0], peer, Proof { role: Role::Dialler, key: new });
+        assert_eq!(renewals.proved[&connections[0]].tried, 0);
         assert_eq!(renewals.due(&[new, old], next + Duration::from_secs(60)), (vec![], vec![]));
         assert_eq!(renewals.next, None);
         assert_eq!(renewals.due(&[new], now).0, [connections[1]], "it was not proved anew in time");

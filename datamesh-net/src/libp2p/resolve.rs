@@ -7,17 +7,23 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use libp2p::Multiaddr;
 use libp2p::core::Transport;
 use libp2p::core::transport::{DialOpts, ListenerId, TransportError, TransportEvent};
 use libp2p::multiaddr::Protocol;
 use tokio::sync::Semaphore;
 
-/// Of the addresses of one name so many are tried, one after another.
+/// Of the addresses of one name so many are tried.
 const MAX_TRIED: usize = 8;
+
+/// The next of them is tried beside the others when these have not answered for so long (RFC 8305): where nobody answers
+/// at the first, the dial's time would be over before the second had its turn.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Lookups at the same time. Each takes a thread until the system's resolver has answered, which may be long after
 /// the dial was given up.
@@ -103,26 +109,54 @@ async fn dial_name<T>(
 where
     T: Transport<Error = io::Error>,
 {
-    let mut failed = io::Error::new(io::ErrorKind::NotFound, format!("no address of {}", name.text));
+    let unknown = io::Error::new(io::ErrorKind::NotFound, format!("no address of {}", name.text));
     let lookup = async move {
         let found = tokio::net::lookup_host((name.text, 0)).await?;
         Ok(found.map(|socket| socket.ip()).filter(name.is_wanted).take(MAX_TRIED).collect::<Vec<_>>())
     };
-    for ip in in_turn(lookups, lookup).await? {
-        let Some(address) = address.replace(0, |_| Some(ip.into())) else { continue };
-        // The lock is not held while the dial goes on.
-        let dial = lock(&inner).dial(address, options);
-        let dialled = match dial {
-            Ok(dial) => dial.await,
-            Err(TransportError::Other(error)) => Err(error),
-            Err(error) => Err(io::Error::other(error.to_string())),
+    let found = in_turn(lookups, lookup).await?;
+    let addresses = found.into_iter().filter_map(|ip| address.replace(0, |_| Some(ip.into()))).collect();
+    dial_first(&inner, addresses, options, unknown).await
+}
+
+/// The first connection to one of these addresses; the other dials are given up. Where none comes about, why the last
+/// one did not.
+async fn dial_first<T>(
+    inner: &Mutex<T>,
+    addresses: Vec<Multiaddr>,
+    options: DialOpts,
+    mut failed: io::Error,
+) -> io::Result<T::Output>
+where
+    T: Transport<Error = io::Error>,
+{
+    let mut left = addresses.into_iter();
+    let mut begun = FuturesUnordered::new();
+    loop {
+        if let Some(address) = left.next() {
+            // The lock is not held while the dial goes on.
+            let dial = lock(inner).dial(address, options);
+            begun.push(async {
+                match dial {
+                    Ok(dial) => dial.await,
+                    Err(TransportError::Other(error)) => Err(error),
+                    Err(error) => Err(io::Error::other(error.to_string())),
+                }
+            });
+        }
+        let ended = if left.len() > 0 {
+            tokio::time::timeout(HEAD_START, begun.next()).await
+        } else {
+            Ok(begun.next().await)
         };
-        match dialled {
-            Ok(connection) => return Ok(connection),
-            Err(error) => failed = error,
+        match ended {
+            Ok(Some(Ok(connection))) => return Ok(connection),
+            Ok(Some(Err(error))) => failed = error,
+            Ok(None) => return Err(failed),
+            // The next one is tried beside those under way.
+            Err(_) => {}
         }
     }
-    Err(failed)
 }
 
 /// Looks something up when there is room, and keeps the place until that has ended, whoever still waits for it.
@@ -141,9 +175,9 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures::channel::oneshot;
+    use libp2p::core::Endpoint;
+    use libp2p::core::transport::PortUse;
     use tokio::time::timeout;
 
     use super::*;
@@ -163,6 +197,72 @@ mod tests {
             assert!(timeout(Duration::from_millis(30), &mut next).await.is_err());
             drop(end);
             assert_eq!(next.await.unwrap(), [IpAddr::from([127, 0, 0, 1])]);
+        });
+    }
+
+    /// Answers at ports from 10 on, fails at once below, and never answers at port 1.
+    #[derive(Default)]
+    struct Answers(Vec<u16>);
+
+    impl Transport for Answers {
+        type Output = u16;
+        type Error = io::Error;
+        type ListenerUpgrade = BoxFuture<'static, io::Result<u16>>;
+        type Dial = BoxFuture<'static, io::Result<u16>>;
+
+        fn listen_on(&mut self, _: ListenerId, address: Multiaddr) -> Result<(), TransportError<io::Error>> {
+            Err(TransportError::MultiaddrNotSupported(address))
+        }
+
+        fn remove_listener(&mut self, _: ListenerId) -> bool {
+            false
+        }
+
+        fn dial(&mut self, address: Multiaddr, _: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+            let Some(Protocol::Tcp(port)) = address.iter().last() else {
+                return Err(TransportError::MultiaddrNotSupported(address));
+            };
+            self.0.push(port);
+            Ok(match port {
+                1 => futures::future::pending().boxed(),
+                ..10 => futures::future::ready(Err(io::ErrorKind::ConnectionRefused.into())).boxed(),
+                _ => futures::future::ready(Ok(port)).boxed(),
+            })
+        }
+
+        fn poll(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+            Poll::Pending
+        }
+    }
+
+    /// The addresses' ports, those that are dialled, and what comes of it.
+    type Case = (&'static [u16], &'static [u16], Result<u16, io::ErrorKind>);
+
+    #[test]
+    fn an_address_that_never_answers_does_not_hide_the_next() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+            let table: [Case; 5] = [
+                (&[1, 11, 12], &[1, 11], Ok(11)),
+                (&[1, 2, 1, 12], &[1, 2, 1, 12], Ok(12)),
+                (&[11, 1], &[11], Ok(11)),
+                (&[2, 3], &[2, 3], Err(io::ErrorKind::ConnectionRefused)),
+                (&[], &[], Err(io::ErrorKind::NotFound)),
+            ];
+            for (ports, dialled, expected) in table {
+                let addresses =
+                    ports.iter().map(|port| format!("/ip4/192.0.2.1/tcp/{port}").parse().unwrap());
+                let inner = Mutex::new(Answers::default());
+                let unknown = io::ErrorKind::NotFound.into();
+                let first = dial_first(&inner, addresses.collect(), options, unknown);
+                let first = timeout(Duration::from_secs(5), first).await.unwrap();
+                assert_eq!(first.map_err(|error| error.kind()), expected, "{ports:?}");
+                assert_eq!(lock(&inner).0, dialled);
+            }
         });
     }
 }

@@ -10,7 +10,7 @@ use libp2p::core::transport::Boxed;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{Multiaddr, PeerId, Swarm, connection_limits, identify, noise, ping, swarm, tcp};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, noise, ping, swarm, tcp};
 
 use super::behaviour::{Behaviour, Mesh};
 use super::buffered::Buffered;
@@ -21,17 +21,17 @@ use super::muxer::Yamux;
 use super::names;
 #[cfg(feature = "quic")]
 use super::one_socket::OneSocket;
+use super::places::Places;
 use super::proof::{self, Own};
 use super::renewal::Renewals;
 use super::resolve::Resolving;
-use crate::wire::limits::Limits;
 use crate::wire::peers::Shared;
 use crate::wire::{Started, commands};
 
-/// How often a peer is asked for a sign of life, and how long it may take. A peer whose machine lost power
-/// is noticed within their sum.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
-const PING_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long after a sign of life a peer is asked for the next, and how long that may take. libp2p passes over the first
+/// one that fails, so that a peer whose machine lost power is noticed within twice their sum: half a minute.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a QUIC handshake may take: over UDP, silence is the only sign that nobody is there.
 #[cfg(feature = "quic")]
@@ -151,7 +151,7 @@ impl Parts {
         #[cfg(feature = "nat")]
         let nat = super::nat::parts(own.peer, &gates, discovery.nat);
         let behaviour = Behaviour {
-            limits: connection_limits(&config.limits),
+            limits: Places::new(&config.limits),
             ping: ping::Behaviour::new(
                 ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT),
             ),
@@ -180,15 +180,6 @@ impl Parts {
             relayed_transport: nat.transport,
         }
     }
-}
-
-fn connection_limits(limits: &Limits) -> connection_limits::Behaviour {
-    let connections = connection_limits::ConnectionLimits::default()
-        .with_max_pending_incoming(Some(limits.pending_connections))
-        .with_max_pending_outgoing(Some(limits.pending_connections))
-        .with_max_established_incoming(Some(limits.inbound_connections))
-        .with_max_established_per_peer(Some(limits.connections_per_peer));
-    connection_limits::Behaviour::new(connections)
 }
 
 fn invalid(message: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {

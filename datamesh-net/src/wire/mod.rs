@@ -17,6 +17,8 @@ pub(crate) mod serve;
 pub(crate) mod session;
 #[cfg(feature = "libp2p")]
 pub(crate) mod sleep;
+#[cfg(feature = "libp2p")]
+mod watched;
 
 use std::future::Future;
 use std::pin::Pin;

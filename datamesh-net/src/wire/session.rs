@@ -17,6 +17,8 @@ use tokio::sync::Semaphore;
 use super::Stream;
 use super::limits::Limits;
 use super::peers::lock;
+#[cfg(feature = "libp2p")]
+use super::watched::Watched;
 
 /// Streams that a connection's handler may be asked for at the same time; more than a pool can want.
 pub(crate) const MAILBOX: usize = 256;
@@ -78,6 +80,26 @@ impl Link {
     pub(crate) fn reached(mut self, reach: Reach) -> Self {
         self.reach = Some(reach);
         self
+    }
+
+    /// A new stream; `None` when the connection opens none, or is closed.
+    async fn open(self) -> Option<Stream> {
+        let Self { id, mailbox, .. } = self;
+        let (answer, stream) = oneshot::channel();
+        mailbox.send(answer).await.ok()?;
+        let stream = tokio::select! {
+            biased;
+            stream = stream => stream.ok()?,
+            // A request that lies in a closed mailbox is not dropped as long as anybody could send there, as here.
+            () = mailbox.closed() => return None,
+        };
+        match id {
+            #[cfg(feature = "libp2p")]
+            LinkId::Libp2p(_) => Some(Box::new(Watched::new(stream, mailbox))),
+            // Its streams are connections of their own, which go on where the link is replaced.
+            #[cfg(all(feature = "local", unix))]
+            LinkId::Local(_) => Some(stream),
+        }
     }
 }
 
@@ -271,10 +293,7 @@ impl Session {
     }
 
     async fn open(self: Arc<Self>, link: Link, age: u64) {
-        let (answer, stream) = oneshot::channel();
-        let asked = link.mailbox.send(answer).await;
-        let stream = if asked.is_ok() { stream.await.ok() } else { None };
-        match stream {
+        match link.open().await {
             Some(stream) => self.put_back(stream, age),
             None => self.lose_one(),
         }
@@ -417,6 +436,29 @@ mod tests {
             }
             let opened = [by_relay, directly].map(|count| count.load(Ordering::Relaxed));
             assert_eq!(opened, [1, 1]);
+        });
+    }
+
+    /// The connection is closed before its handler has looked into the mailbox.
+    #[test]
+    fn a_request_left_in_a_closed_mailbox_is_not_waited_for() {
+        block_on(async {
+            let session = session(|limits| limits.pooled_streams = 2);
+            let (mailbox, requests) = async_channel::bounded::<StreamRequest>(MAILBOX);
+            session.add_link(Link::new(LinkId::Local(1), mailbox).reached(Reach::Tcp));
+            session.grow_to(2);
+            while requests.len() < 2 {
+                tokio::task::yield_now().await;
+            }
+            drop(requests);
+            session.remove_link(LinkId::Local(1));
+            while lock(&session.pool).open > 0 {
+                tokio::task::yield_now().await;
+            }
+            let (link, opened) = link(2, Reach::Tcp);
+            session.add_link(link);
+            session.take().await.unwrap().give_back();
+            assert!(opened.load(Ordering::Relaxed) > 0);
         });
     }
 

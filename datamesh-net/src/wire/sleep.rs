@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// A sleep after which peers have given up the connections: their pings went unanswered for so long.
+/// A sleep after which peers have given up the connections: two of their pings in a row went unanswered meanwhile.
 const LONG: Duration = Duration::from_secs(30);
 
 /// Notes how long the machine has slept.
