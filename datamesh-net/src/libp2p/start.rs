@@ -37,6 +37,11 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 #[cfg(feature = "quic")]
 const QUIC_HANDSHAKE: Duration = Duration::from_secs(5);
 
+/// Streams of a QUIC connection beyond those of requests: proofs, pings, and what finds and reaches members. For as many
+/// as were ever open at a time a connection keeps buffers.
+#[cfg(feature = "quic")]
+const OTHER_STREAMS: u32 = 32;
+
 /// What identify says of every node, to members and strangers alike: nothing that tells one mesh, version or program
 /// from another.
 const PROTOCOL_VERSION: &str = "p2p/1";
@@ -108,6 +113,8 @@ fn sockets(keys: &Keypair, config: &Libp2pConfig, security: Buffered) -> Sockets
     let sockets = {
         let mut quic = libp2p::quic::Config::new(keys);
         quic.handshake_timeout = config.limits.handshake.min(QUIC_HANDSHAKE);
+        let streams = u32::try_from(config.limits.streams_per_connection).unwrap_or(u32::MAX);
+        quic.max_concurrent_stream_limit = streams.saturating_add(OTHER_STREAMS);
         let quic = OneSocket(libp2p::quic::tokio::Transport::new(quic))
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         tcp.or_transport(quic).map(|either, _| either.into_inner()).boxed()

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+#[cfg(any(feature = "libp2p", all(feature = "local", unix)))]
 use datamesh_core::ErrorKind;
 use datamesh_core::ports::{Message, PeerRoute, Transport, TransportEvent};
 #[cfg(feature = "libp2p")]
