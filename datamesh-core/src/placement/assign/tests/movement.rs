@@ -26,16 +26,16 @@ fn moved(all: &[Member], redundancy: Redundancy, keys: u64) -> f64 {
 #[test]
 fn a_node_that_comes_or_goes_moves_little() {
     for (nodes, zones, keys, most) in [
-        (7, 1, 3000, 1.6),
+        (7, 1, 3000, 1.55),
         (9, 1, 3000, 1.35),
         (12, 1, 6000, 1.2),
         (20, 1, 3000, 1.2),
         (40, 1, 3000, 1.2),
         // Where every zone must take exactly one shard, one that moves often makes another move.
-        (12, 3, 3000, 2.0),
-        (60, 3, 2000, 2.0),
-        (60, 6, 2000, 2.0),
-        (60, 12, 2000, 2.0),
+        (12, 3, 3000, 1.8),
+        (60, 3, 2000, 1.7),
+        (60, 6, 2000, 1.95),
+        (60, 12, 2000, 1.35),
     ] {
         let part = moved(&members(nodes, zones), Redundancy::STANDARD, keys) * nodes as f64;
         println!("{nodes} nodes in {zones} zones: {part:.3}/N of the shards move");
