@@ -320,15 +320,15 @@ fn a_call_ends_with_its_connection_over_quic() {
 #[test]
 fn an_address_told_during_a_dial_is_dialled_as_soon_as_that_fails() {
     run(async {
-        let (ours, theirs) = (node(1, 7, "").await, node(2, 7, TCP).await);
+        let (ours, theirs, third) = (node(1, 7, "").await, node(2, 7, TCP).await, node(3, 7, TCP).await);
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let old = format!("/ip4/127.0.0.1/tcp/{}", silent.local_addr().unwrap().port()).parse().unwrap();
         ours.set_peers(vec![PeerRoute { node: theirs.local_node(), addresses: vec![old] }]);
         let told = async {
             let held = silent.accept().unwrap();
             ours.set_peers(vec![route(&theirs)]);
-            // The call joins the dial, and the routes are taken, on the transport's own thread.
-            std::thread::sleep(Duration::from_millis(100));
+            // What was asked of the transport before is done then: the call has joined the dial, the routes are taken.
+            ours.connect(third.listen_addresses().remove(0), LIMIT).await.unwrap();
             drop(held);
             answer_one(&theirs).await;
         };

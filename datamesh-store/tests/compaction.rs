@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 #![cfg(feature = "disk")]
 
-use std::fmt;
+mod hooked;
+
 use std::io;
 use std::path::Path;
 use std::pin::pin;
@@ -13,92 +14,15 @@ use bytes::Bytes;
 use datamesh_core::ErrorKind;
 use datamesh_core::id::ShardId;
 use datamesh_core::ports::{Batch, Storage, Table};
-use datamesh_store::disk::files::{Files, OsFiles, Space, VolumeFile};
+use datamesh_store::disk::files::{Files, OsFiles};
 use datamesh_store::{DiskOptions, DiskStore};
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::executor::block_on;
 use futures::future::{Either, select};
 use futures::{FutureExt, StreamExt};
+use hooked::{Call, Hooked};
 use redb::backends::FileBackend;
 use tempfile::TempDir;
-
-/// What the store asks of its volumes.
-enum Call<'a> {
-    Append,
-    Read { name: &'a str, offset: u64 },
-    Remove(&'a str),
-}
-
-/// Called before each call, which fails where this does.
-type Hook = Arc<dyn Fn(&Call<'_>) -> io::Result<()> + Send + Sync>;
-
-struct Hooked {
-    inner: OsFiles,
-    hook: Hook,
-}
-
-struct HookedFile {
-    inner: Arc<dyn VolumeFile>,
-    name: String,
-    hook: Hook,
-}
-
-impl fmt::Debug for Hooked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Hooked({:?})", self.inner)
-    }
-}
-
-impl fmt::Debug for HookedFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HookedFile({})", self.name)
-    }
-}
-
-impl Hooked {
-    fn wrap(&self, name: &str, inner: Arc<dyn VolumeFile>) -> Arc<dyn VolumeFile> {
-        Arc::new(HookedFile { inner, name: name.to_owned(), hook: Arc::clone(&self.hook) })
-    }
-}
-
-impl Files for Hooked {
-    fn create(&self, name: &str) -> io::Result<Arc<dyn VolumeFile>> {
-        Ok(self.wrap(name, self.inner.create(name)?))
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn VolumeFile>> {
-        Ok(self.wrap(name, self.inner.open(name)?))
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        (self.hook)(&Call::Remove(name))?;
-        self.inner.remove(name)
-    }
-    fn list(&self) -> io::Result<Vec<(String, u64)>> {
-        self.inner.list()
-    }
-    fn sync_dir(&self) -> io::Result<()> {
-        self.inner.sync_dir()
-    }
-    fn space(&self) -> io::Result<Space> {
-        self.inner.space()
-    }
-}
-
-impl VolumeFile for HookedFile {
-    fn append(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
-        (self.hook)(&Call::Append)?;
-        self.inner.append(offset, parts)
-    }
-    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        (self.hook)(&Call::Read { name: &self.name, offset })?;
-        self.inner.read_at(offset, bytes)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.inner.sync_data()
-    }
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.inner.set_len(length)
-    }
-}
 
 /// The store in this directory, with volumes as small as they may be.
 fn open(directory: &Path, hook: impl Fn(&Call<'_>) -> io::Result<()> + Send + Sync + 'static) -> DiskStore {

@@ -7,6 +7,8 @@
 )]
 #![cfg(feature = "disk")]
 
+mod hooked;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,9 +19,10 @@ use bytes::Bytes;
 use datamesh_core::ErrorKind;
 use datamesh_core::id::ShardId;
 use datamesh_core::ports::{Batch, Storage, Table};
-use datamesh_store::disk::files::{Files, OsFiles, Space, VolumeFile};
+use datamesh_store::disk::files::OsFiles;
 use datamesh_store::{DiskOptions, DiskStore};
 use futures::executor::block_on;
+use hooked::{Call, Hooked};
 use redb::backends::InMemoryBackend;
 use tempfile::TempDir;
 
@@ -283,68 +286,16 @@ fn what_may_hold_the_mesh_key_is_closed_to_others() {
     assert_eq!((mode(&directory), mode(&volumes), mode(&records)), (0o755, 0o755, 0o600));
 }
 
-#[derive(Debug)]
-struct FaultyFiles {
-    inner: OsFiles,
-    failing: Arc<AtomicBool>,
-}
-
-#[derive(Debug)]
-struct FaultyFile {
-    inner: Arc<dyn VolumeFile>,
-    failing: Arc<AtomicBool>,
-}
-
-impl FaultyFiles {
-    fn wrap(&self, inner: Arc<dyn VolumeFile>) -> Arc<dyn VolumeFile> {
-        Arc::new(FaultyFile { inner, failing: Arc::clone(&self.failing) })
-    }
-}
-
-impl Files for FaultyFiles {
-    fn create(&self, name: &str) -> io::Result<Arc<dyn VolumeFile>> {
-        Ok(self.wrap(self.inner.create(name)?))
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn VolumeFile>> {
-        Ok(self.wrap(self.inner.open(name)?))
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-    fn list(&self) -> io::Result<Vec<(String, u64)>> {
-        self.inner.list()
-    }
-    fn sync_dir(&self) -> io::Result<()> {
-        self.inner.sync_dir()
-    }
-    fn space(&self) -> io::Result<Space> {
-        self.inner.space()
-    }
-}
-
-impl VolumeFile for FaultyFile {
-    fn append(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
-        self.inner.append(offset, parts)
-    }
-    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        self.inner.read_at(offset, bytes)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        if self.failing.load(Ordering::Relaxed) {
-            return Err(io::Error::other("injected"));
-        }
-        self.inner.sync_data()
-    }
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.inner.set_len(length)
-    }
-}
-
 #[test]
 fn a_failed_sync_ends_all_writing() {
     let directory = TempDir::new().unwrap();
     let failing = Arc::new(AtomicBool::new(false));
-    let files = FaultyFiles { inner: OsFiles::open(directory.path()).unwrap(), failing: failing.clone() };
+    let fails = Arc::clone(&failing);
+    let hook = move |call: &Call<'_>| match call {
+        Call::Sync if fails.load(Ordering::Relaxed) => Err(io::Error::other("injected")),
+        _ => Ok(()),
+    };
+    let files = Hooked { inner: OsFiles::open(directory.path()).unwrap(), hook: Arc::new(hook) };
     let store = DiskStore::open_with(Arc::new(files), InMemoryBackend::new(), options()).unwrap();
     block_on(async {
         fill(&store, 3).await;

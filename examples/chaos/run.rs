@@ -52,11 +52,8 @@ const WORKERS: usize = 2;
 /// How long removed objects may take to be gone from nodes that were away.
 const GONE_AFTER: Duration = Duration::from_secs(60);
 
-/// Caches fill meanwhile, that of the records file the slowest.
-const WARM_UP: Duration = Duration::from_secs(3600);
-
-/// For how long after that it is to be seen whether something grows, and the growth that is too much in an hour.
-const JUDGED: Duration = Duration::from_secs(3600);
+/// The length of a run from which on growth is judged, and the growth that is too much in an hour.
+const JUDGED_FROM: Duration = Duration::from_secs(3600);
 const MOST_BYTES_PER_HOUR: f64 = (1 << 20) as f64;
 const MOST_DESCRIPTORS_PER_HOUR: f64 = 10.0;
 
@@ -383,12 +380,12 @@ impl Run<'_> {
 
     fn summary(&mut self, lasted: Duration, steady: &[u32], samples: &Samples) -> Summary {
         let samples = samples.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let warm_up = (lasted / 2).min(WARM_UP);
+        let warm_up = lasted / 4;
         let growth: Vec<memory::Growth> = steady
             .iter()
             .map(|id| memory::growth(samples.get(id).map_or(&[][..], Vec::as_slice), warm_up))
             .collect();
-        let judged = lasted >= WARM_UP + JUDGED;
+        let judged = lasted >= JUDGED_FROM;
         if judged {
             for (one, number) in growth.iter().zip(STEADY) {
                 if one.bytes_per_hour > MOST_BYTES_PER_HOUR {

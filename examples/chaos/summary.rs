@@ -99,7 +99,7 @@ impl Summary {
             self.slowest_healing().as_secs_f64()
         ));
         for (growth, node) in &self.growth {
-            let judged = if self.judged { "" } else { " (not judged: the run is shorter than two hours)" };
+            let judged = if self.judged { "" } else { " (not judged: the run is shorter than an hour)" };
             lines.push(format!(
                 "node {}    {:.1} MB at most, {:+.2} MiB an hour; {} descriptors at most, {:+.1} an hour{judged}",
                 node + 1,

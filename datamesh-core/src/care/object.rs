@@ -165,7 +165,7 @@ impl Work {
                 holders: plan.holders.clone(),
                 refusing: Default::default(),
             };
-            let moved = mending.fill(&plan.lost).await?;
+            let moved = mending.fill_somewhere(&plan, plan.lost.clone()).await?;
             count(&self.engine.counters.repair_bytes_read, moved.read);
             count(&self.engine.counters.repair_bytes_written, moved.written);
             report.shards += moved.shards;

@@ -2,7 +2,7 @@
 //! goes where is decided elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -10,7 +10,7 @@ use futures::stream::{self, TryStreamExt};
 
 use crate::care::Audit;
 use crate::care::pace::Pace;
-use crate::care::plan::Seat;
+use crate::care::plan::{ExtentPlan, Seat};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Layout, Possession, Reply, Request};
 use crate::id::{ExtentId, NodeId, ObjectId, OperationId, ShardId};
@@ -56,7 +56,7 @@ pub(super) struct Mending<'a> {
     pub(super) layout: Layout,
     /// Who holds what.
     pub(super) holders: Vec<(NodeId, Vec<u8>)>,
-    /// Who did not take a shard of it: it is sent no more of them.
+    /// Who took nothing lately, or not a shard of this: what is lost goes elsewhere.
     pub(super) refusing: Mutex<BTreeSet<NodeId>>,
 }
 
@@ -89,6 +89,33 @@ impl Mending<'_> {
             self.recount(seats, &mut moved).await;
         }
         Ok(moved)
+    }
+
+    /// Fills these seats of what is lost, and others in place of those whose nodes take nothing: it is not to wait
+    /// until a disk that is full has room. Whatever was filled is among the seats of the outcome.
+    ///
+    /// # Errors
+    /// As [`fill`](Self::fill).
+    pub(super) async fn fill_somewhere(&self, plan: &ExtentPlan, mut seats: Vec<Seat>) -> Result<Moved> {
+        let mut all = Moved::default();
+        for _ in 0..2 {
+            let refusing = self.refusing().clone();
+            let (refused, mut wanted): (Vec<Seat>, Vec<Seat>) =
+                seats.into_iter().partition(|(_, node)| refusing.contains(node));
+            wanted.extend(plan.elsewhere(&refused, &refusing));
+            let moved = self.fill(&wanted).await?;
+            seats = wanted.into_iter().filter(|seat| !moved.seats.contains(seat)).collect();
+            self.refusing().extend(moved.failed.iter().map(|(node, _)| *node));
+            all.add(moved);
+            if seats.is_empty() || all.is_poisoned {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    fn refusing(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
+        self.refusing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks each holder to commit what it is to hold: those who have it all do, the others say what they lack.
@@ -129,10 +156,10 @@ impl Mending<'_> {
         let request = Request::Commit { operation, indexes: indexes.to_vec() };
         match self.engine.peers.call(node, request, self.encoded.clone(), STORE_LIMIT).await? {
             (Reply::Done, _) => Ok(BTreeSet::new()),
-            (Reply::Missing { positions }, _) if positions.iter().all(|at| self.is_of(*at, indexes)) => {
-                let missing: BTreeSet<u16> = positions.into_iter().collect();
-                let nothing = || unexpected(&Reply::Missing { positions: Vec::new() }, node);
-                if missing.is_empty() { Err(nothing()) } else { Ok(missing) }
+            (Reply::Missing { positions }, _)
+                if !positions.is_empty() && positions.iter().all(|at| self.is_of(*at, indexes)) =>
+            {
+                Ok(positions.into_iter().collect())
             }
             (other, _) => Err(unexpected(&other, node)),
         }
@@ -164,7 +191,7 @@ impl Mending<'_> {
     }
 
     async fn bring_segment(&self, segment: usize, mut seats: Vec<Seat>) -> Result<Moved> {
-        seats.retain(|(_, node)| !self.is_refusing(node));
+        seats.retain(|(_, node)| !self.refusing().contains(node));
         if seats.is_empty() {
             return Ok(Moved::default());
         }
@@ -189,16 +216,12 @@ impl Mending<'_> {
                     moved.written += shard.len() as u64;
                 }
                 Err(error) => {
-                    self.refusing.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
+                    self.refusing().insert(node);
                     moved.failed.push((node, error.kind()));
                 }
             }
         }
         Ok(moved)
-    }
-
-    fn is_refusing(&self, node: &NodeId) -> bool {
-        self.refusing.lock().unwrap_or_else(PoisonError::into_inner).contains(node)
     }
 
     /// The wanted shards as others hold them, where others hold all of them.
@@ -335,6 +358,7 @@ impl Moved {
         self.shards += other.shards;
         self.read += other.read;
         self.written += other.written;
+        self.seats.extend(other.seats);
         self.failed.extend(other.failed);
         self.is_poisoned |= other.is_poisoned;
     }

@@ -395,37 +395,40 @@ impl Care {
         now - since >= patience
     }
 
-    /// Fills seats, and where it is this node's turn others in place of those whose nodes take nothing: what is lost is
-    /// not to wait until a disk that is full has room.
-    async fn repair(&self, id: ExtentId, plan: &ExtentPlan, mut seats: Vec<Seat>, is_turn: bool) -> Deeds {
-        let mut deeds = Deeds::default();
-        let mut refusing = if is_turn { self.refusing() } else { BTreeSet::new() };
-        for _ in 0..2 {
-            let (refused, mut wanted): (Vec<Seat>, Vec<Seat>) =
-                seats.into_iter().partition(|(_, node)| refusing.contains(node));
-            wanted.extend(plan.elsewhere(&refused, &refusing));
-            let moved = match self.fill(id, &plan.holders, &wanted).await {
-                Ok(Some(moved)) => moved,
-                Ok(None) => return deeds,
-                Err(error) => {
-                    tracing::debug!(%error, extent = %id.fmt_short(), "an extent could not be repaired");
-                    return Deeds { failed: true, ..deeds };
-                }
-            };
-            count(&self.engine.counters.repair_bytes_read, moved.read);
-            count(&self.engine.counters.repair_bytes_written, moved.written);
-            deeds.acted |= !moved.seats.is_empty();
-            seats = wanted.into_iter().filter(|seat| !moved.seats.contains(seat)).collect();
-            if seats.is_empty() {
-                count(&self.engine.counters.extents_repaired, 1);
-                return deeds;
+    /// Fills seats of what is lost: where it is this node's turn, wherever there is room.
+    async fn repair(&self, id: ExtentId, plan: &ExtentPlan, seats: Vec<Seat>, is_turn: bool) -> Deeds {
+        let wanted = seats.len();
+        let moved = match self.fill_lost(id, plan, seats, is_turn).await {
+            Ok(Some(moved)) => moved,
+            Ok(None) => return Deeds::default(),
+            Err(error) => {
+                tracing::debug!(%error, extent = %id.fmt_short(), "an extent could not be repaired");
+                return Deeds { failed: true, ..Deeds::default() };
             }
-            if moved.is_poisoned || !is_turn {
-                break;
-            }
-            refusing.extend(moved.failed.iter().map(|(node, _)| *node));
+        };
+        count(&self.engine.counters.repair_bytes_read, moved.read);
+        count(&self.engine.counters.repair_bytes_written, moved.written);
+        let done = moved.seats.len() == wanted;
+        if done {
+            count(&self.engine.counters.extents_repaired, 1);
         }
-        Deeds { failed: true, ..deeds }
+        Deeds { acted: !moved.seats.is_empty(), failed: !done, settled_at: None }
+    }
+
+    async fn fill_lost(
+        &self,
+        id: ExtentId,
+        plan: &ExtentPlan,
+        seats: Vec<Seat>,
+        is_turn: bool,
+    ) -> Result<Option<Moved>> {
+        if !is_turn {
+            return self.fill(id, &plan.holders, &seats).await;
+        }
+        let Some(mending) = self.mending(id, &plan.holders, self.refusing()).await? else { return Ok(None) };
+        let moved = mending.fill_somewhere(plan, seats).await?;
+        self.note_moved(&moved);
+        Ok(Some(moved))
     }
 
     /// The nodes that lately took nothing of what they should.
@@ -436,10 +439,14 @@ impl Care {
         memory.refused.keys().copied().collect()
     }
 
-    /// Remembers who took nothing because it has no room, or its store has ended writing.
-    fn note_refusals(&self, moved: &Moved) {
+    /// Notes what was moved, and who took nothing because it has no room, or because its store takes no writes.
+    fn note_moved(&self, moved: &Moved) {
+        self.lock_status().progress.bytes_done += moved.written;
         let now = self.engine.runtime.now();
-        let is_lasting = |kind: &ErrorKind| matches!(kind, ErrorKind::StorageFull | ErrorKind::Poisoned);
+        let is_lasting = |kind: &ErrorKind| {
+            // What is wrong with a peer's store is not said to others in detail.
+            matches!(kind, ErrorKind::StorageFull | ErrorKind::Poisoned | ErrorKind::Io)
+        };
         let refused = moved.failed.iter().filter(|(_, kind)| is_lasting(kind)).map(|(node, _)| (*node, now));
         self.memory().refused.extend(refused);
     }
@@ -449,8 +456,21 @@ impl Care {
         &self,
         id: ExtentId,
         holders: &[(NodeId, Vec<u8>)],
-        seats: &[(u8, NodeId)],
+        seats: &[Seat],
     ) -> Result<Option<Moved>> {
+        let Some(mending) = self.mending(id, holders, BTreeSet::new()).await? else { return Ok(None) };
+        let moved = mending.fill(seats).await?;
+        self.note_moved(&moved);
+        Ok(Some(moved))
+    }
+
+    /// What it takes to fill seats of an extent; `None` where this node has no record of it any more.
+    async fn mending(
+        &self,
+        id: ExtentId,
+        holders: &[(NodeId, Vec<u8>)],
+        refusing: BTreeSet<NodeId>,
+    ) -> Result<Option<Mending<'_>>> {
         let Some(StoredExtent { layout: encoded, .. }) = self.node.stored_extent(id).await? else {
             return Ok(None);
         };
@@ -459,7 +479,7 @@ impl Care {
         let local = self.engine.peers.local();
         let mut holders = holders.to_vec();
         holders.sort_by_key(|(node, _)| *node != local);
-        let mending = Mending {
+        Ok(Some(Mending {
             engine: &self.engine,
             pace: &self.pace,
             share: self.share.clone(),
@@ -467,12 +487,8 @@ impl Care {
             encoded,
             layout,
             holders,
-            refusing: Default::default(),
-        };
-        let moved = mending.fill(seats).await?;
-        self.note_refusals(&moved);
-        self.lock_status().progress.bytes_done += moved.written;
-        Ok(Some(moved))
+            refusing: refusing.into(),
+        }))
     }
 
     async fn deal_with_manifests(&self, view: &View, entries: &[Entry<ObjectId>]) -> Deeds {

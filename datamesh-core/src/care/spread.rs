@@ -158,9 +158,13 @@ impl Care {
         let local = self.engine.peers.local();
         let may_return =
             |node: &NodeId| *node != local && !members.contains(node) && !self.engine.peers.is_revoked(node);
-        for (_, told) in told.iter().filter(|(node, _)| may_return(node)) {
+        let mut over = Vec::new();
+        for (node, told) in told.iter().filter(|(node, _)| may_return(node)) {
             below = below.min(told.next.max(long_ago));
+            // It is waited for no longer.
+            over.extend((told.next < long_ago).then_some(*node));
         }
+        self.node.close_accounts_of(&over).await?;
         if is_active(Bug::DropTombstoneSoon) {
             below = u64::MAX;
         }

@@ -16,6 +16,13 @@ use crate::id::{ExtentId, ID_LEN, NodeId, ObjectId, ShardId};
 use crate::planted::{Bug, is_active};
 use crate::ports::{Batch, Table};
 
+/// What was said of names that are to stay away.
+struct Forbidden {
+    reply: Reply,
+    /// Why no tombstone was kept, where the store is full.
+    full: Option<Error>,
+}
+
 impl Node {
     /// Drops what this peer staged and nothing uses.
     pub(super) async fn unstage(&self, from: NodeId, shards: Vec<ShardId>) -> Result<Reply> {
@@ -49,7 +56,7 @@ impl Node {
     pub(super) async fn remove_object(&self, object: ObjectId, secret: &RemovalSecret) -> Result<Reply> {
         let _alone = self.gate.alone().await;
         let Some(record) = self.stored_manifest(object).await? else {
-            return self.forbid_if_room(BTreeSet::from([*object.as_bytes()]), secret).await;
+            return Ok(self.forbid(BTreeSet::from([*object.as_bytes()]), secret).await?.reply);
         };
         let manifest = Manifest::decode(&record.manifest)?;
         check_secret(secret, &manifest.public().removal)?;
@@ -109,7 +116,11 @@ impl Node {
             match self.removal_of(&removed.id).await? {
                 Some(here) if here == removal => came.push(removed),
                 Some(_) => {}
-                None => drop(self.forbid(BTreeSet::from([removed.id]), &removed.secret).await?),
+                // Whoever tells it does so again when there is room.
+                None => {
+                    let forbidden = self.forbid(BTreeSet::from([removed.id]), &removed.secret).await?;
+                    forbidden.full.map_or(Ok(()), Err)?;
+                }
             }
         }
         Ok(came)
@@ -163,7 +174,7 @@ impl Node {
                 continue;
             }
             let left = left.iter().map(|extent| *extent.as_bytes()).collect();
-            let reply = self.forbid_if_room(left, secret).await?;
+            let reply = self.forbid(left, secret).await?.reply;
             return Ok(if is_any_removed { Reply::Done } else { reply });
         }
     }
@@ -179,8 +190,9 @@ impl Node {
 
     /// Leaves tombstones of what is not here. The caller holds the gate alone.
     ///
-    /// Without them a manifest or layout that its holder was slow to take would come after its removal, and stay.
-    async fn forbid(&self, ids: BTreeSet<[u8; ID_LEN]>, secret: &RemovalSecret) -> Result<Reply> {
+    /// Without them a manifest or layout that its holder was slow to take would come after its removal, and stay. A
+    /// full store keeps none, and refuses what comes late as well.
+    async fn forbid(&self, ids: BTreeSet<[u8; ID_LEN]>, secret: &RemovalSecret) -> Result<Forbidden> {
         let (removal, mut new, mut reply) = (secret.hash(), Vec::new(), Reply::Absent);
         for id in ids {
             if self.is_removed(&id, &removal).await? {
@@ -191,18 +203,13 @@ impl Node {
             }
         }
         if new.is_empty() {
-            return Ok(reply);
+            return Ok(Forbidden { reply, full: None });
         }
-        self.storage.commit(self.with_tombstones(Batch::new(), &new, secret).await?).await?;
-        Ok(reply)
-    }
-
-    /// The same for who removes: a full store refuses what comes late as well, and is told again when it has room, by
-    /// those that keep the tombstone.
-    async fn forbid_if_room(&self, ids: BTreeSet<[u8; ID_LEN]>, secret: &RemovalSecret) -> Result<Reply> {
-        match self.forbid(ids, secret).await {
-            Err(error) if error.kind() == ErrorKind::StorageFull => Ok(Reply::Absent),
-            done => done,
+        match self.storage.commit(self.with_tombstones(Batch::new(), &new, secret).await?).await {
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                Ok(Forbidden { reply, full: Some(error) })
+            }
+            committed => committed.map(|()| Forbidden { reply, full: None }),
         }
     }
 
@@ -213,7 +220,7 @@ impl Node {
         match self.storage.commit(with_tombstone).await {
             Err(error) if error.kind() == ErrorKind::StorageFull => {
                 self.storage.commit(batch).await?;
-                self.forbid_if_room(BTreeSet::from([*id]), secret).await.map(drop)
+                self.forbid(BTreeSet::from([*id]), secret).await.map(drop)
             }
             committed => committed,
         }

@@ -116,6 +116,18 @@ impl Node {
         Ok(())
     }
 
+    /// Keeps no account of these nodes any more.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub(crate) async fn close_accounts_of(&self, nodes: &[NodeId]) -> Result<()> {
+        for nodes in nodes.chunks(TOLD_AT_ONCE) {
+            let close = |batch: Batch, node: &NodeId| batch.delete(Table::Work, Work::Told(*node).key());
+            self.storage.commit(nodes.iter().fold(Batch::new(), close)).await?;
+        }
+        Ok(())
+    }
+
     /// Keeps how many removals a node was told.
     ///
     /// # Errors

@@ -66,9 +66,10 @@ impl Ranking<'_> {
     ///
     /// A node that comes or goes so moves the shards that it wins or held, and seldom another: a numbering by rank
     /// would shift all. Of 4+2 that is 1.0 to 1.2 times its part from twelve nodes of one zone on; where nodes are
-    /// hardly more than shards, one that moves makes another move (seven nodes: 1.4), and so it does where every zone
-    /// has to take a fixed number of them (3 or 6 zones: 1.5 to 1.8). Walking all pairs by their scores is how stable pairs are found, after D. Gale and L. Shapley,
-    /// "College admissions and the stability of marriage" (1962), where both sides want the same pair first.
+    /// hardly more than shards, one that moves makes another move (seven nodes: 1.4), and so it does where every
+    /// zone has to take a fixed number of them (3 or 6 zones: 1.5 to 1.8). Walking all pairs by their scores is how
+    /// stable pairs are found, after D. Gale and L. Shapley, "College admissions and the stability of marriage"
+    /// (1962), where both sides want the same pair first.
     pub fn assign(&self, redundancy: Redundancy) -> Option<Assignment> {
         Filling::new(self, redundancy, &BTreeSet::new(), vec![None; redundancy.total()])?.finish()
     }

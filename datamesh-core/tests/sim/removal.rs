@@ -41,6 +41,16 @@ fn tombstones(sim: &SimMesh) -> Vec<usize> {
     (0..sim.len()).map(|node| sim.records(node, Table::Tombstones)).collect()
 }
 
+/// What was removed goes soon from who has it still, and stays away; at last nobody remembers it.
+async fn nothing_comes_back(sim: &SimMesh) -> Result<()> {
+    sim.sleep(30 * MINUTE).await;
+    must(left(sim).is_empty(), format!("what was removed came back: {}", left(sim)))?;
+    sim.sleep(12 * HOUR).await;
+    must(left(sim).is_empty(), format!("what was removed came back later: {}", left(sim)))?;
+    let tombstones = tombstones(sim);
+    must(tombstones.iter().all(|count| *count == 0), format!("tombstones stay for ever: {tombstones:?}"))
+}
+
 /// One holder is away for a day while objects are removed, and comes back with all of them; another was wiped
 /// meanwhile.
 pub(crate) fn who_was_away_learns_of_removals(seed: u64) -> Option<String> {
@@ -57,12 +67,7 @@ pub(crate) fn who_was_away_learns_of_removals(seed: u64) -> Option<String> {
         sim.sleep(12 * HOUR).await;
         must(sim.records(5, Table::Manifests) > 0, "there was nothing to learn")?;
         sim.restart(5).await?;
-        sim.sleep(30 * MINUTE).await;
-        must(left(&sim).is_empty(), format!("what was removed came back: {}", left(&sim)))?;
-        sim.sleep(12 * HOUR).await;
-        must(left(&sim).is_empty(), format!("what was removed came back later: {}", left(&sim)))?;
-        let tombstones = tombstones(&sim);
-        must(tombstones.iter().all(|count| *count == 0), format!("tombstones stay for ever: {tombstones:?}"))
+        nothing_comes_back(&sim).await
     })
 }
 
@@ -79,12 +84,7 @@ pub(crate) fn who_had_left_learns_of_removals(seed: u64) -> Option<String> {
         }
         sim.sleep(24 * HOUR).await;
         sim.restart(5).await?;
-        sim.sleep(30 * MINUTE).await;
-        must(left(&sim).is_empty(), format!("what was removed came back: {}", left(&sim)))?;
-        sim.sleep(12 * HOUR).await;
-        must(left(&sim).is_empty(), format!("what was removed came back later: {}", left(&sim)))?;
-        let tombstones = tombstones(&sim);
-        must(tombstones.iter().all(|count| *count == 0), format!("tombstones stay for ever: {tombstones:?}"))
+        nothing_comes_back(&sim).await
     })
 }
 

@@ -89,6 +89,31 @@ fn hours_count_while_a_node_is_up() {
 }
 
 #[test]
+fn two_ages_are_told_by_the_same_hours() {
+    let fixture = Fixture::new();
+    let forbid = |id| drop(fixture.reply(removals(&[[id; 32]], secret()), ""));
+    let hour = || block_on(fixture.node.note_hour([1, 3])).unwrap();
+    forbid(1);
+    assert_eq!([hour(), hour(), hour()], [[0, 0], [1, 0], [1, 0]]);
+    forbid(2);
+    assert_eq!([hour(), hour(), hour()], [[1, 1], [2, 1], [2, 1]]);
+}
+
+#[test]
+fn accounts_are_kept_of_many_and_closed() {
+    let fixture = Fixture::new();
+    let nodes: Vec<NodeId> = (0..600_u16)
+        .map(|n| NodeId::from_bytes([n.to_be_bytes(); 16].concat().try_into().unwrap()))
+        .collect();
+    block_on(fixture.node.keep_account_of(&nodes)).unwrap();
+    block_on(fixture.node.keep_told(nodes[3], RemovalsOf { store: [1; 16], next: 7 })).unwrap();
+    let told = block_on(fixture.node.told_nodes()).unwrap();
+    assert_eq!((told.len(), told[&nodes[3]].next, told[&nodes[4]].next), (600, 7, 0));
+    block_on(fixture.node.close_accounts_of(&nodes[..599])).unwrap();
+    assert_eq!(block_on(fixture.node.told_nodes()).unwrap().into_keys().collect::<Vec<_>>(), nodes[599..]);
+}
+
+#[test]
 fn a_manifest_names_its_extents_while_it_is_here() {
     let fixture = Fixture::new();
     let (_, layout) = sample(0);
