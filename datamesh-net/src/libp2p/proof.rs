@@ -1,9 +1,9 @@
 //! The proof that both ends of a connection know the mesh key, or that the dialler has an invitation.
 //!
-//! The dialler says which keys it has, by names that tell nothing of them; the listener picks one; then the dialler
-//! proves, then the listener. A proof is a keyed BLAKE3 over who proves, both peer ids and all that was said, so that
-//! it fits one connection, one direction and one pair of nodes. A stranger that dials learns nothing but a nonce. Who
-//! has proved an invitation is given the mesh key.
+//! The dialler says which keys it has by keyed hashes of its nonce; the listener picks one; then the dialler proves,
+//! then the listener. A proof is a keyed BLAKE3 over who proves, both peer ids and all that was said, so that it fits
+//! one connection, one direction and one pair of nodes. A stranger that dials learns nothing but a nonce, and one that
+//! is dialled nothing but hashes that no other listener knows again. Who has proved an invitation is given the mesh key.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,19 +18,18 @@ use super::gate::Gate;
 use crate::wire::keys::{KeyName, MAX_KEYS, now};
 
 /// The name of the stream protocol on which the proof is exchanged.
-pub(super) const PROTOCOL: &str = "/datamesh/proof/3";
+pub(super) const PROTOCOL: &str = "/datamesh/proof/4";
 
 const PROOF_CONTEXT: &str = "datamesh v1 network proof of the mesh key";
-const NAME_CONTEXT: &str = "datamesh v1 network name of a key";
 const PROLOGUE_CONTEXT: &str = "datamesh v1 network noise prologue";
 
 const NONCE_LEN: usize = 32;
 
-/// The length of a key's name: enough that no two keys share one.
-const NAME_LEN: usize = 16;
+/// The length of what says which key is meant: enough that no two keys share one.
+const HINT_LEN: usize = 16;
 
-/// What the dialler says first: a nonce, when its invitation ends, and its keys' names.
-const ASKED_LEN: usize = NONCE_LEN + 8 + MAX_KEYS * NAME_LEN;
+/// What the dialler says first: a nonce, when its invitation ends, and a hint for each of its keys.
+const ASKED_LEN: usize = NONCE_LEN + 8 + MAX_KEYS * HINT_LEN;
 
 /// What the listener answers: a nonce, and which key it picked.
 const PICKED_LEN: usize = NONCE_LEN + 1;
@@ -154,33 +153,45 @@ impl Keys {
 /// The key of the proofs, derived from the mesh key or an invitation.
 struct ProofKey {
     key: Zeroizing<[u8; 32]>,
-    name: [u8; NAME_LEN],
     /// The public name of the secret, which is that of the mesh key where it is no invitation.
     of: KeyName,
 }
 
 impl ProofKey {
     fn derive(secret: &[u8; 32]) -> Self {
-        let name = filled(blake3::derive_key(NAME_CONTEXT, secret));
         let of = MeshKey::from_bytes(*secret).network_name();
-        Self { key: Zeroizing::new(blake3::derive_key(PROOF_CONTEXT, secret)), name, of }
+        Self { key: Zeroizing::new(blake3::derive_key(PROOF_CONTEXT, secret)), of }
     }
 
     /// What `prover` shows.
     fn proof(&self, prover: Role, said: &Said) -> blake3::Hash {
+        let purpose = match prover {
+            Role::Dialler => 0,
+            Role::Listener => 1,
+        };
+        let mut hasher = self.hasher(purpose, said.ends);
+        hasher.update(&said.asked);
+        hasher.update(&said.picked);
+        hasher.finalize()
+    }
+
+    /// Says which key is meant to a listener that has it, and nothing to all others: it is another one for each
+    /// listener and with each nonce.
+    fn hint(&self, ends: Ends, nonce: &[u8; NONCE_LEN]) -> [u8; HINT_LEN] {
+        let mut hint = [0; HINT_LEN];
+        self.hasher(2, ends).update(nonce).finalize_xof().fill(&mut hint);
+        hint
+    }
+
+    fn hasher(&self, purpose: u8, ends: Ends) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(match prover {
-            Role::Dialler => &[0],
-            Role::Listener => &[1],
-        });
-        for peer in [said.dialler, said.listener] {
+        hasher.update(&[purpose]);
+        for peer in [ends.dialler, ends.listener] {
             let bytes = peer.to_bytes();
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(&bytes);
         }
-        hasher.update(&said.asked);
-        hasher.update(&said.picked);
-        hasher.finalize()
+        hasher
     }
 }
 
@@ -195,10 +206,16 @@ pub(super) struct Own {
     pub(super) keys: Arc<Keys>,
 }
 
-/// What a proof is about.
-struct Said {
+/// Who proves something to whom.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
     dialler: PeerId,
     listener: PeerId,
+}
+
+/// What a proof is about.
+struct Said {
+    ends: Ends,
     asked: [u8; ASKED_LEN],
     picked: [u8; PICKED_LEN],
 }
@@ -232,14 +249,16 @@ async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     remote: PeerId,
     gate: &Gate,
 ) -> Result<KeyName, String> {
+    let ends = Ends { dialler: own.peer, listener: remote };
     let (keys, expires) = own.keys.shown();
-    let names = keys.iter().take(MAX_KEYS).flat_map(|key| key.name);
-    let asked = filled(nonce()?.into_iter().chain(expires.to_le_bytes()).chain(names));
+    let nonce = nonce()?;
+    let hints = keys.iter().take(MAX_KEYS).flat_map(|key| key.hint(ends, &nonce));
+    let asked = filled(nonce.into_iter().chain(expires.to_le_bytes()).chain(hints));
     send(stream, &asked).await?;
     let picked: [u8; PICKED_LEN] = receive(stream).await?;
     let place = picked.last().map(|place| usize::from(*place));
     let key = place.and_then(|place| keys.get(place)).ok_or(ANOTHER_KEY)?;
-    let said = Said { dialler: own.peer, listener: remote, asked, picked };
+    let said = Said { ends, asked, picked };
     send(stream, key.proof(Role::Dialler, &said).as_bytes()).await?;
     check(stream, key.proof(Role::Listener, &said)).await?;
     gate.take();
@@ -255,13 +274,17 @@ async fn listen<S: AsyncRead + AsyncWrite + Unpin>(
     remote: PeerId,
     gate: &Gate,
 ) -> Result<KeyName, String> {
+    let ends = Ends { dialler: remote, listener: own.peer };
     let asked: [u8; ASKED_LEN] = receive(stream).await?;
-    let (_, rest) = asked.split_first_chunk::<NONCE_LEN>().ok_or("too short")?;
-    let (expires, names) = rest.split_first_chunk::<8>().ok_or("too short")?;
+    let (dialled, rest) = asked.split_first_chunk::<NONCE_LEN>().ok_or("too short")?;
+    let (expires, hints) = rest.split_first_chunk::<8>().ok_or("too short")?;
     let expires = u64::from_le_bytes(*expires);
-    // Names are no secrets: they tell which key is meant, and the proofs who has it.
-    let (names, _) = names.as_chunks::<NAME_LEN>();
-    let found = own.keys.wanted(expires, now()).and_then(|keys| pick(keys, names));
+    let (hints, _) = hints.as_chunks::<HINT_LEN>();
+    let place = |key: &Candidate| {
+        let hint = key.proof.hint(ends, dialled);
+        hints.iter().position(|shown| *shown == hint)
+    };
+    let found = own.keys.wanted(expires, now()).and_then(|keys| pick(keys, place));
     let place = found.as_ref().map_or(NONE, |(place, _)| *place);
     let picked = filled(nonce()?.into_iter().chain([place]));
     send(stream, &picked).await?;
@@ -273,7 +296,7 @@ async fn listen<S: AsyncRead + AsyncWrite + Unpin>(
             return Err(why);
         }
     };
-    let said = Said { dialler: remote, listener: own.peer, asked, picked };
+    let said = Said { ends, asked, picked };
     check(stream, candidate.proof.proof(Role::Dialler, &said)).await?;
     gate.take();
     send(stream, candidate.proof.proof(Role::Listener, &said).as_bytes()).await?;
@@ -284,9 +307,11 @@ async fn listen<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(candidate.name())
 }
 
-/// The newest of the listener's keys that the dialler has as well, and where it named it.
-fn pick(keys: Vec<Candidate>, names: &[[u8; NAME_LEN]]) -> Result<(u8, Candidate), String> {
-    let place = |key: &Candidate| names.iter().position(|name| *name == key.proof.name);
+/// The newest of the listener's keys that the dialler has as well, and where it said so.
+fn pick(
+    keys: Vec<Candidate>,
+    place: impl Fn(&Candidate) -> Option<usize>,
+) -> Result<(u8, Candidate), String> {
     let found = keys.into_iter().find_map(|key| Some((u8::try_from(place(&key)?).ok()?, key)));
     found.ok_or_else(|| "it does not know the mesh key".into())
 }
@@ -398,6 +423,47 @@ mod tests {
         assert_eq!(prove(&mesh(1), &mesh(1), None), [true, true]);
         assert_eq!(prove(&mesh(1), &mesh(2), None), [false, false]);
         assert_eq!(prove(&mesh(1), &mesh(1), Some(PeerId::random())), [false, false]);
+    }
+
+    #[test]
+    fn a_hint_is_known_again_by_nobody_else() {
+        let [a, b, c] = [(); 3].map(|()| PeerId::random());
+        let ends = Ends { dialler: a, listener: b };
+        let hint = |secret: u8, ends, nonce| ProofKey::derive(&[secret; 32]).hint(ends, &[nonce; NONCE_LEN]);
+        assert_eq!(hint(1, ends, 1), hint(1, ends, 1));
+        let others = [
+            hint(2, ends, 1),
+            hint(1, ends, 2),
+            hint(1, Ends { listener: c, ..ends }, 1),
+            hint(1, Ends { dialler: c, ..ends }, 1),
+            hint(1, Ends { dialler: b, listener: a }, 1),
+        ];
+        assert!(others.iter().all(|other| *other != hint(1, ends, 1)), "{others:?}");
+    }
+
+    /// What somebody who was dialled by a member passes on, to learn whether another node is of the same mesh.
+    #[test]
+    fn what_a_member_said_to_one_is_nothing_to_another() {
+        let (dialler, asked_by) = (PeerId::random(), PeerId::random());
+        let nonce = nonce().unwrap();
+        let ends = Ends { dialler, listener: asked_by };
+        let hint = ProofKey::derive(key(1).as_bytes()).hint(ends, &nonce);
+        let asked: Vec<u8> = nonce.into_iter().chain([0; 8]).chain(hint).chain([0; HINT_LEN]).collect();
+        let picked = |listener, dialler| {
+            let (mut to_listener, from_dialler) = pipe();
+            let (to_dialler, mut from_listener) = pipe();
+            to_listener.try_send(asked.clone()).unwrap();
+            // Whoever reads what was picked and hangs up.
+            drop(to_listener);
+            let own = Own { peer: listener, keys: mesh(1) };
+            let link = Duplex(from_dialler, to_dialler);
+            block_on(exchange(link, Role::Listener, &own, dialler, &Gate::default())).unwrap_err();
+            let answer = block_on(futures::StreamExt::next(&mut from_listener.0)).unwrap();
+            *answer.last().unwrap()
+        };
+        assert_eq!(picked(asked_by, dialler), 0, "it fits the one that it was said to");
+        assert_eq!(picked(PeerId::random(), dialler), NONE);
+        assert_eq!(picked(asked_by, PeerId::random()), NONE);
     }
 
     #[test]
