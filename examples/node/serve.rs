@@ -71,8 +71,11 @@ fn tell(mesh: &Mesh, event: &Event, output: Output) {
         Event::NodeDown(node) => ("down", node.fmt_short(), String::new()),
         Event::Member(node) => ("member", node.fmt_short(), String::new()),
         Event::CorruptShard(shard) => ("damaged", shard.fmt_short(), "a shard on this disk".into()),
+        Event::UnreadableShard(shard) => {
+            ("unreadable", shard.fmt_short(), "this disk does not give it; it is tried again".into())
+        }
         Event::ShardSetAside(shard) => {
-            ("rotten", shard.fmt_short(), "given up; it comes back from the others".into())
+            ("set aside", shard.fmt_short(), "given up; it comes back from the others".into())
         }
         Event::NodeState { node, state: NodeState::Gone } => {
             ("gone", node.fmt_short(), "the others make anew what it held".into())

@@ -27,6 +27,7 @@ mod spread;
 mod standing;
 mod status;
 mod survey;
+mod unreadable;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures::future::{self, Either};
 
 use crate::care::Care;
-use crate::error::Result;
+use crate::care::unreadable::{TRY_AGAIN, Unreadable, Verdict};
+use crate::error::{ErrorKind, Result};
 use crate::format::{Reply, Request, ScrubCursor, ScrubStage};
 use crate::id::{ExtentId, ID_LEN, ObjectId, ShardId};
 use crate::node::{Checked, Node};
@@ -48,8 +49,9 @@ pub(crate) struct Scrub {
     engine: Arc<Engine>,
     node: Arc<Node>,
     period: Duration,
-    /// Shards that failed their check when somebody asked for them.
+    /// Shards that failed their check, or were not read, when somebody asked for them.
     suspects: Receiver<ShardId>,
+    unreadable: Unreadable,
     cursor: ScrubCursor,
     /// The next shards to look at.
     page: VecDeque<ShardId>,
@@ -59,7 +61,9 @@ impl Scrub {
     pub(crate) fn new(care: &Care, suspects: Receiver<ShardId>) -> Self {
         let (engine, node) = (Arc::clone(&care.engine), Arc::clone(&care.node));
         let period = care.options.scrub_period;
-        Self { engine, node, period, suspects, cursor: ScrubCursor::default(), page: VecDeque::new() }
+        let unreadable = Unreadable::new(TRY_AGAIN.min(period / LEAST_LOOKS));
+        let (cursor, page) = (ScrubCursor::default(), VecDeque::new());
+        Self { engine, node, period, suspects, unreadable, cursor, page }
     }
 
     /// Scrubs for ever, from where an earlier process stopped.
@@ -107,12 +111,39 @@ impl Scrub {
             self.go_on_with(Some(ScrubStage::Layouts));
             return Ok(Some(0));
         };
-        let checked = self.node.check_shard(shard).await;
+        let checked = self.check(shard, false).await;
         // Also after a failure: one shard that cannot be read must not stop the scrub for ever.
         self.cursor.after = Some(*shard.as_bytes());
         let bytes = self.take_note(checked?);
         count(&self.engine.counters.shards_scrubbed, 1);
         Ok(Some(bytes))
+    }
+
+    /// Checks a shard, and sets it aside where it has rotted, or the disk has failed to give it for long.
+    async fn check(&mut self, shard: ShardId, is_told: bool) -> Result<Checked> {
+        let mut checked = self.node.check_shard(shard).await?;
+        let now = self.engine.runtime.now();
+        match checked {
+            Checked::Right(_) => self.unreadable.read(&shard, now),
+            Checked::Absent => self.unreadable.gone(&shard),
+            Checked::Rotten => {
+                self.unreadable.read(&shard, now);
+                if !is_told {
+                    self.node.tell_corrupt(shard).await?;
+                }
+                self.node.set_aside(shard, ErrorKind::Corrupt).await?;
+            }
+            Checked::Unreadable => match self.unreadable.failed(shard, now) {
+                Verdict::New => self.engine.events.emit(Event::UnreadableShard(shard)),
+                Verdict::Again => {}
+                Verdict::Lost => {
+                    self.node.set_aside(shard, ErrorKind::Io).await?;
+                    self.unreadable.gone(&shard);
+                    checked = Checked::Rotten;
+                }
+            },
+        }
+        Ok(checked)
     }
 
     async fn look_at_records(&mut self, table: Table, next: Option<ScrubStage>) -> Result<Option<u64>> {
@@ -179,7 +210,7 @@ impl Scrub {
     fn take_note(&mut self, checked: Checked) -> u64 {
         let bytes = match checked {
             Checked::Right(bytes) => bytes,
-            Checked::Absent => 0,
+            Checked::Absent | Checked::Unreadable => 0,
             Checked::Rotten => {
                 self.cursor.rotten = self.cursor.rotten.saturating_add(1);
                 0
@@ -210,18 +241,29 @@ impl Scrub {
         bytes.map_or(longest, |bytes| share(self.period, bytes, used).min(longest))
     }
 
-    /// Waits, and meanwhile sets aside what was rotten when somebody asked for it.
-    async fn rest(&self, until: Instant) {
-        let mut timer = self.engine.runtime.sleep_until(until);
+    /// Waits, and meanwhile looks at what failed when somebody asked for it, or at an earlier look.
+    async fn rest(&mut self, until: Instant) {
         loop {
-            match future::select(pin!(self.suspects.recv()), &mut timer).await {
-                Either::Left((Ok(shard), _)) => {
-                    if let Err(error) = self.node.set_aside(shard).await {
-                        tracing::warn!(%error, "a rotten shard was not set aside");
+            let now = self.engine.runtime.now();
+            let suspect = match self.unreadable.due(now) {
+                Some(shard) => shard,
+                None if now >= until => return,
+                None => {
+                    let next = self.unreadable.next().map_or(until, |next| next.min(until));
+                    let timer = self.engine.runtime.sleep_until(next);
+                    match future::select(pin!(self.suspects.recv()), timer).await {
+                        Either::Left((Ok(shard), _)) => shard,
+                        Either::Left((Err(_), timer)) => {
+                            timer.await;
+                            continue;
+                        }
+                        Either::Right(_) => continue,
                     }
                 }
-                Either::Left((Err(_), timer)) => return timer.await,
-                Either::Right(_) => return,
+            };
+            if let Err(error) = self.check(suspect, true).await {
+                self.unreadable.put_off(&suspect, now);
+                tracing::warn!(%error, "a shard that had failed was not set aside");
             }
         }
     }

@@ -533,6 +533,8 @@ fn node_options(parts: &Parts, events: &EventHub, counters: &Arc<Counters>, rot:
             // Where many wait already, the scrub will come by.
             let _ = rot.suspect.try_send(shard);
         }
+        // The scrub tells of it when it has met it itself.
+        NodeEvent::UnreadableShard { shard } => drop(rot.suspect.try_send(shard)),
         NodeEvent::SetAside { shard } => {
             count(&counters.shards_set_aside, 1);
             events.emit(Event::ShardSetAside(shard));

@@ -53,7 +53,12 @@ pub enum NodeEvent {
         /// The shard.
         shard: ShardId,
     },
-    /// A shard that failed its check was given up, and counts as missing from now on.
+    /// The disk did not give a shard that somebody asked for.
+    UnreadableShard {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// A shard that failed its check or could not be read was given up, and counts as missing from now on.
     SetAside {
         /// The shard.
         shard: ShardId,

@@ -15,12 +15,12 @@ impl Node {
         let content = match self.storage.read_blob(shard).await {
             Ok(Some(content)) => content,
             Ok(None) => return Ok((Reply::Absent, Bytes::new())),
-            // What has rotted is not held any more; the scrub is told.
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.tell_corrupt(shard).await?;
-                return Ok((Reply::Absent, Bytes::new()));
+            // The scrub is told; what has rotted is not held any more.
+            Err(error) => {
+                self.tell_unread(shard, &error).await?;
+                let is_rotten = error.kind() == ErrorKind::Corrupt;
+                return if is_rotten { Ok((Reply::Absent, Bytes::new())) } else { Err(error) };
             }
-            Err(error) => return Err(error),
         };
         let proof = self.runtime.compute(move || prove(&shard, &nonce, &content)).await?;
         Ok((Reply::Done, proof.into()))

@@ -19,9 +19,7 @@ impl Node {
             Ok(Some(bytes)) => Ok((Reply::Done, bytes)),
             Ok(None) => Ok((Reply::Absent, Bytes::new())),
             Err(error) => {
-                if error.kind() == ErrorKind::Corrupt {
-                    self.tell_corrupt(shard).await?;
-                }
+                self.tell_unread(shard, &error).await?;
                 Err(error)
             }
         }
@@ -89,7 +87,7 @@ impl Node {
         match self.read_shard(shard).await {
             Ok((reply, _)) => Ok(reply),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.set_aside(shard).await?;
+                self.set_aside(shard, ErrorKind::Corrupt).await?;
                 Ok(Reply::Done)
             }
             Err(error) => Err(error),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::commit::wanted;
 use super::{Node, NodeEvent, id_key};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{FORMAT_VERSION, Layout, Manifest, ScrubCursor, StoredExtent, StoredManifest, Work};
 use crate::id::{ExtentId, ObjectId, ShardId};
 use crate::planted::{Bug, is_active};
@@ -24,12 +24,14 @@ pub(crate) enum Checked {
     Right(u64),
     /// It is not there any more.
     Absent,
-    /// It was rotten. A shard was set aside; a record stays until it is written anew.
+    /// It is not what its name says.
     Rotten,
+    /// The disk did not give it.
+    Unreadable,
 }
 
 impl Node {
-    /// Reads a shard and compares it with its name; a rotten one is set aside.
+    /// Reads a shard and compares it with its name.
     ///
     /// # Errors
     /// Those of the storage.
@@ -37,21 +39,18 @@ impl Node {
         match self.storage.read_blob(shard).await {
             Ok(Some(bytes)) => Ok(Checked::Right(bytes.len() as u64)),
             Ok(None) => Ok(Checked::Absent),
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.tell_corrupt(shard).await?;
-                self.set_aside(shard).await?;
-                Ok(Checked::Rotten)
-            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Checked::Rotten),
+            Err(error) if error.kind() == ErrorKind::Io => Ok(Checked::Unreadable),
             Err(error) => Err(error),
         }
     }
 
-    /// Deletes a shard that is still corrupt when nothing else is under way, for it may have been refilled, and notes
-    /// in the same commit that its extents lack it.
-    pub(crate) async fn set_aside(&self, shard: ShardId) -> Result<()> {
+    /// Deletes a shard that still fails in this way when nothing else is under way, for it may have been refilled, and
+    /// notes in the same commit that its extents lack it.
+    pub(crate) async fn set_aside(&self, shard: ShardId, failing: ErrorKind) -> Result<()> {
         let _alone = self.gate.alone().await;
         match self.storage.read_blob(shard).await {
-            Err(error) if error.kind() == ErrorKind::Corrupt => {}
+            Err(error) if error.kind() == failing => {}
             checked => return checked.map(drop),
         }
         if is_active(Bug::ScrubKeepsRotten) {
@@ -83,9 +82,21 @@ impl Node {
         }
     }
 
+    /// Tells why a shard could not be given out, where that says something of the shard.
+    pub(super) async fn tell_unread(&self, shard: ShardId, error: &Error) -> Result<()> {
+        match error.kind() {
+            ErrorKind::Corrupt => self.tell_corrupt(shard).await,
+            ErrorKind::Io => {
+                self.emit(NodeEvent::UnreadableShard { shard });
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Tells that a shard has rotted, unless no extent uses it: then a crash has left a part of what nobody was told
     /// of.
-    pub(super) async fn tell_corrupt(&self, shard: ShardId) -> Result<()> {
+    pub(crate) async fn tell_corrupt(&self, shard: ShardId) -> Result<()> {
         if !self.uses_of(&shard).await?.is_empty() {
             self.emit(NodeEvent::CorruptShard { shard });
         }

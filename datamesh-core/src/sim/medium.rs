@@ -19,6 +19,8 @@ pub(super) struct Medium {
     unsynced: BTreeMap<u64, ShardId>,
     /// Blobs whose bytes were altered by a fault.
     damaged: BTreeSet<ShardId>,
+    /// Blobs that the disk does not give out, for a sector of theirs is lost.
+    unreadable: BTreeSet<ShardId>,
     /// Blobs that are gone and given out as if they were there, with the bytes of another of the same extent.
     forged: BTreeSet<ShardId>,
     /// How many bytes it takes in all.
@@ -38,6 +40,7 @@ impl Medium {
             writes: 0,
             unsynced: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             forged: BTreeSet::new(),
             capacity,
             slowness: 1,
@@ -116,6 +119,7 @@ impl Medium {
     fn delete_blob(&mut self, id: &ShardId) {
         self.damaged.remove(id);
         self.forged.remove(id);
+        self.unreadable.remove(id);
         if let Some(bytes) = self.blobs.remove(id) {
             self.used = self.used.saturating_sub(bytes.len() as u64);
         }
@@ -160,6 +164,17 @@ impl Medium {
         }
     }
 
+    /// Loses a sector of each of so many blobs.
+    pub(super) fn lose_sectors(&mut self, count: usize, draws: &mut Draws) {
+        let ids: Vec<ShardId> = self.blobs.keys().copied().collect();
+        self.unreadable.extend(draws.subset(&ids, count));
+    }
+
+    /// Whether a sector of a blob is lost.
+    pub(super) fn is_unreadable(&self, id: &ShardId) -> bool {
+        self.unreadable.contains(id)
+    }
+
     /// Loses so many blobs and says nothing: who asks for one gets the bytes of another one of the same extent.
     pub(super) fn forge(&mut self, count: usize, draws: &mut Draws) {
         let mut by_extent: BTreeMap<Bytes, Vec<ShardId>> = BTreeMap::new();
@@ -191,9 +206,10 @@ impl Medium {
         self.forged.contains(id)
     }
 
-    /// How many blobs are not what their names say.
+    /// How many blobs are not what their names say, or cannot be read.
     pub(super) fn rotten(&self) -> usize {
-        self.blobs.iter().filter(|(id, bytes)| ShardId::of(bytes) != **id).count()
+        let is_rotten = |id: &ShardId, bytes: &Bytes| self.is_unreadable(id) || ShardId::of(bytes) != *id;
+        self.blobs.iter().filter(|(id, bytes)| is_rotten(id, bytes)).count()
     }
 
     /// Puts the bytes of one blob in the place of another's, where there are two.

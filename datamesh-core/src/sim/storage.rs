@@ -171,6 +171,9 @@ impl Storage for SimStorage {
         self.pause(self.disk.blob).await;
         self.check_open()?;
         let bytes = self.medium().blob(&id).cloned();
+        if self.medium().is_unreadable(&id) {
+            return Err(Error::new(ErrorKind::Io, "the simulated disk has lost a sector").with_subject(id));
+        }
         let forged = self.medium().is_forged(&id);
         let right = forged || bytes.as_ref().is_none_or(|bytes| ShardId::of(bytes) == id);
         self.note("read blob", [bytes.as_ref().map_or(0, Bytes::len) as u64, right.into()], id.as_bytes());

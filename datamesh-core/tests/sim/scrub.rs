@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use datamesh_core::CareOptions;
+use datamesh_core::sim::SimMesh;
 
 use crate::parts::builder;
 use crate::story::{must, tell};
@@ -11,12 +12,21 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Shards rot on two nodes, and nobody reads them; one of the two is restarted every two hours.
 pub(crate) fn rotten_shards_come_back(seed: u64) -> Option<String> {
+    come_back(seed, |sim, node| sim.flip_bits(node, 9))
+}
+
+/// The same for shards with a lost sector, for which the disk has an error and no bytes.
+pub(crate) fn unreadable_shards_come_back(seed: u64) -> Option<String> {
+    come_back(seed, |sim, node| sim.lose_sectors(node, 3))
+}
+
+fn come_back(seed: u64, damage: fn(&SimMesh, usize)) -> Option<String> {
     let care = CareOptions::default().with_scrub_period(12 * HOUR);
-    tell(builder(seed).nodes(6).segment_bytes(16 << 10).care(care), |sim| async move {
+    tell(builder(seed).nodes(6).segment_bytes(16 << 10).care(care), move |sim| async move {
         let data: Vec<u8> = (0..600_000_u32).map(|i| (i / 7) as u8).collect();
         let capability = sim.mesh(0)?.put(data.clone()).await?.capability;
         for node in [1, 2] {
-            sim.flip_bits(node, 9);
+            damage(&sim, node);
             must(sim.rotten_shards(node) > 0, "nothing rotted")?;
         }
         for _ in 0..8 {

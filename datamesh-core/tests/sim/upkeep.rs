@@ -17,6 +17,11 @@ fn what_rots_comes_back_within_a_period() {
 }
 
 #[test]
+fn what_cannot_be_read_comes_back_within_a_period() {
+    all_end_well(0..2, scrub::unreadable_shards_come_back);
+}
+
+#[test]
 fn what_was_removed_stays_away() {
     all_end_well(0..1, removal::who_was_away_learns_of_removals);
 }

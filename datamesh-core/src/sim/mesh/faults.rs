@@ -31,6 +31,11 @@ impl SimMesh {
         self.damage(node, "flip", |medium, draws| medium.flip_bits(shards, draws));
     }
 
+    /// Makes the disk fail to give each of so many shards, as one does that has lost a sector.
+    pub fn lose_sectors(&self, node: usize, shards: usize) {
+        self.damage(node, "lose sectors", |medium, draws| medium.lose_sectors(shards, draws));
+    }
+
     /// Makes a node hostile: it loses so many shards, says that it has them, and answers with the bytes of others.
     pub fn forge(&self, node: usize, shards: usize) {
         self.damage(node, "forge", |medium, draws| medium.forge(shards, draws));
@@ -41,7 +46,7 @@ impl SimMesh {
         self.medium(node).map_or(0, |medium| lock(&medium).blobs_after(None).count())
     }
 
-    /// How many shards on a node's disk are not what their names say.
+    /// How many shards on a node's disk are not what their names say, or cannot be read.
     pub fn rotten_shards(&self, node: usize) -> usize {
         self.medium(node).map_or(0, |medium| lock(&medium).rotten())
     }
