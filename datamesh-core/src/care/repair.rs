@@ -98,12 +98,17 @@ impl Mending<'_> {
     /// As [`fill`](Self::fill).
     pub(super) async fn fill_somewhere(&self, plan: &ExtentPlan, mut seats: Vec<Seat>) -> Result<Moved> {
         let mut all = Moved::default();
-        for _ in 0..2 {
+        for is_first in [true, false] {
             let refusing = self.refusing().clone();
             let (refused, mut wanted): (Vec<Seat>, Vec<Seat>) =
                 seats.into_iter().partition(|(_, node)| refusing.contains(node));
             wanted.extend(plan.elsewhere(&refused, &refusing));
-            let moved = self.fill(&wanted).await?;
+            let moved = match self.fill(&wanted).await {
+                Ok(moved) => moved,
+                Err(error) if is_first => return Err(error),
+                // What was filled counts all the same.
+                Err(_) => break,
+            };
             seats = wanted.into_iter().filter(|seat| !moved.seats.contains(seat)).collect();
             self.refusing().extend(moved.failed.iter().map(|(node, _)| *node));
             all.add(moved);

@@ -443,10 +443,7 @@ impl Care {
     fn note_moved(&self, moved: &Moved) {
         self.lock_status().progress.bytes_done += moved.written;
         let now = self.engine.runtime.now();
-        let is_lasting = |kind: &ErrorKind| {
-            // What is wrong with a peer's store is not said to others in detail.
-            matches!(kind, ErrorKind::StorageFull | ErrorKind::Poisoned | ErrorKind::Io)
-        };
+        let is_lasting = |kind: &ErrorKind| matches!(kind, ErrorKind::StorageFull | ErrorKind::Poisoned);
         let refused = moved.failed.iter().filter(|(_, kind)| is_lasting(kind)).map(|(node, _)| (*node, now));
         self.memory().refused.extend(refused);
     }

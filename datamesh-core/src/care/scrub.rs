@@ -11,7 +11,7 @@ use futures::future::{self, Either};
 
 use crate::care::Care;
 use crate::care::unreadable::{TRY_AGAIN, Unreadable, Verdict};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::format::{Reply, Request, ScrubCursor, ScrubStage};
 use crate::id::{ExtentId, ID_LEN, ObjectId, ShardId};
 use crate::node::{Checked, Node};
@@ -37,6 +37,9 @@ const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
 /// How often its place is kept; a crash costs what was read since.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// What a shard that cannot be read is taken for.
+const UNREADABLE_BYTES: u64 = 256 << 10;
 
 /// Names of shards that are fetched at a time.
 const SHARD_PAGE: usize = 256;
@@ -114,7 +117,10 @@ impl Scrub {
         let checked = self.check(shard, false).await;
         // Also after a failure: one shard that cannot be read must not stop the scrub for ever.
         self.cursor.after = Some(*shard.as_bytes());
-        let bytes = self.take_note(checked?);
+        let checked = checked?;
+        let bytes = self.take_note(checked);
+        // A disk that fails is not to do nothing else.
+        let bytes = if checked == Checked::Unreadable { UNREADABLE_BYTES } else { bytes };
         count(&self.engine.counters.shards_scrubbed, 1);
         Ok(Some(bytes))
     }
@@ -131,13 +137,13 @@ impl Scrub {
                 if !is_told {
                     self.node.tell_corrupt(shard).await?;
                 }
-                self.node.set_aside(shard, ErrorKind::Corrupt).await?;
+                self.node.set_aside(shard).await?;
             }
             Checked::Unreadable => match self.unreadable.failed(shard, now) {
                 Verdict::New => self.engine.events.emit(Event::UnreadableShard(shard)),
                 Verdict::Again => {}
                 Verdict::Lost => {
-                    self.node.set_aside(shard, ErrorKind::Io).await?;
+                    self.node.set_aside_unread(shard).await?;
                     self.unreadable.gone(&shard);
                     checked = Checked::Rotten;
                 }
@@ -225,6 +231,7 @@ impl Scrub {
         match next {
             Some(stage) => self.cursor = ScrubCursor { stage, after: None, ..self.cursor },
             None => {
+                self.unreadable.end_round();
                 let ScrubCursor { bytes, rotten, .. } = self.cursor;
                 count(&self.engine.counters.scrub_rounds, 1);
                 self.engine.events.emit(Event::Scrubbed { bytes, rotten });
@@ -243,28 +250,36 @@ impl Scrub {
 
     /// Waits, and meanwhile looks at what failed when somebody asked for it, or at an earlier look.
     async fn rest(&mut self, until: Instant) {
+        // One at least, however much there is to look at else, and one only: a disk may take seconds to fail.
+        self.try_again().await;
         loop {
             let now = self.engine.runtime.now();
-            let suspect = match self.unreadable.due(now) {
-                Some(shard) => shard,
-                None if now >= until => return,
-                None => {
-                    let next = self.unreadable.next().map_or(until, |next| next.min(until));
-                    let timer = self.engine.runtime.sleep_until(next);
-                    match future::select(pin!(self.suspects.recv()), timer).await {
-                        Either::Left((Ok(shard), _)) => shard,
-                        Either::Left((Err(_), timer)) => {
-                            timer.await;
-                            continue;
-                        }
-                        Either::Right(_) => continue,
-                    }
-                }
-            };
-            if let Err(error) = self.check(suspect, true).await {
-                self.unreadable.put_off(&suspect, now);
-                tracing::warn!(%error, "a shard that had failed was not set aside");
+            let next = self.unreadable.next().map_or(until, |next| next.min(until));
+            let timer = self.engine.runtime.sleep_until(next.max(now));
+            match future::select(pin!(self.suspects.recv()), timer).await {
+                // Those that cannot be read have a time of their own.
+                Either::Left((Ok(shard), _)) if self.unreadable.knows(&shard) => {}
+                Either::Left((Ok(shard), _)) => self.recheck(shard).await,
+                Either::Left((Err(_), timer)) => timer.await,
+                Either::Right(_) if self.engine.runtime.now() >= until => return,
+                Either::Right(_) => self.try_again().await,
             }
+            if self.engine.runtime.now() >= until {
+                return;
+            }
+        }
+    }
+
+    async fn try_again(&mut self) {
+        if let Some(shard) = self.unreadable.due(self.engine.runtime.now()) {
+            self.recheck(shard).await;
+        }
+    }
+
+    async fn recheck(&mut self, shard: ShardId) {
+        if let Err(error) = self.check(shard, true).await {
+            self.unreadable.put_off(&shard, self.engine.runtime.now());
+            tracing::warn!(%error, "a shard that had failed was not set aside");
         }
     }
 }

@@ -16,8 +16,9 @@ const TRIES: u32 = 3;
 /// How long after a failure a shard is tried again.
 pub(super) const TRY_AGAIN: Duration = Duration::from_secs(20 * 60);
 
-/// The most shards that are tried again; a disk with more of them is to be replaced, and more wait for the next round.
-const MAX_UNREADABLE: usize = 4096;
+/// The most shards that are tried again at a time, and that are given up in a round of the scrub. With more of them it
+/// is a volume or a disk that is at fault, and not sectors of it: that is for somebody to look at.
+const MAX_UNREADABLE: usize = 1024;
 
 /// What a failure to read a shard means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,18 +38,20 @@ pub(super) struct Unreadable {
     shards: BTreeMap<ShardId, Failing>,
     /// When a shard was read last.
     read_at: Option<Instant>,
+    given_up: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Failing {
-    since: Instant,
     tries: u32,
+    /// The last one that counts.
+    tried_at: Instant,
     due: Instant,
 }
 
 impl Unreadable {
     pub(super) fn new(again_after: Duration) -> Self {
-        Self { again_after, shards: BTreeMap::new(), read_at: None }
+        Self { again_after, shards: BTreeMap::new(), read_at: None, given_up: 0 }
     }
 
     /// Records that the disk gave a shard, whatever it is worth.
@@ -61,19 +64,36 @@ impl Unreadable {
     pub(super) fn failed(&mut self, shard: ShardId, now: Instant) -> Verdict {
         let due = now + self.again_after;
         let Some(failing) = self.shards.get_mut(&shard) else {
-            if self.shards.len() < MAX_UNREADABLE {
-                self.shards.insert(shard, Failing { since: now, tries: 1, due });
+            if self.shards.len() >= MAX_UNREADABLE {
+                return Verdict::Again;
             }
+            self.shards.insert(shard, Failing { tries: 1, tried_at: now, due });
             return Verdict::New;
         };
-        // Readers may ask for it at any time; only tries at their times count.
-        if now >= failing.due {
-            failing.tries = failing.tries.saturating_add(1);
-            failing.due = due;
+        if now < failing.due {
+            return Verdict::Again;
         }
-        // Others were read meanwhile: it is not the disk as a whole.
-        let is_alone = self.read_at.is_some_and(|at| at > failing.since);
-        if failing.tries >= TRIES && is_alone { Verdict::Lost } else { Verdict::Again }
+        failing.due = due;
+        // A try counts where others were read since the last one: else it may be the disk as a whole.
+        if self.read_at.is_some_and(|at| at > failing.tried_at) {
+            failing.tries = failing.tries.saturating_add(1);
+            failing.tried_at = now;
+        }
+        if failing.tries < TRIES || self.given_up >= MAX_UNREADABLE {
+            return Verdict::Again;
+        }
+        self.given_up += 1;
+        Verdict::Lost
+    }
+
+    /// Whether a shard is tried again in its time.
+    pub(super) fn knows(&self, shard: &ShardId) -> bool {
+        self.shards.contains_key(shard)
+    }
+
+    /// Records that all shards were looked at once.
+    pub(super) fn end_round(&mut self) {
+        self.given_up = 0;
     }
 
     /// Records that a shard is not there any more.
@@ -117,6 +137,7 @@ mod tests {
         assert_eq!((unreadable.due(at(19)), unreadable.next()), (None, Some(at(20))));
         // Many readers at once are one try.
         assert_eq!([1, 2, 3, 4].map(|minute| unreadable.failed(A, at(minute))), [Verdict::Again; 4]);
+        unreadable.read(&B, at(10));
         assert_eq!(unreadable.due(at(20)), Some(A));
         assert_eq!(unreadable.failed(A, at(20)), Verdict::Again);
         unreadable.read(&B, at(30));
@@ -129,22 +150,45 @@ mod tests {
     fn a_disk_that_gives_nothing_loses_nothing() {
         let mut unreadable = Unreadable::new(TRY_AGAIN);
         unreadable.read(&B, at(0));
-        for minute in [0, 20, 40, 60, 80] {
+        for minute in [1, 21, 41, 61, 81] {
             let verdicts = [A, B].map(|shard| unreadable.failed(shard, at(minute)));
             assert!(!verdicts.contains(&Verdict::Lost), "{verdicts:?} after {minute} minutes");
         }
         unreadable.read(&B, at(90));
-        assert_eq!(unreadable.failed(B, at(100)), Verdict::New, "it begins anew");
-        assert_eq!(unreadable.failed(A, at(100)), Verdict::Lost);
+        assert_eq!(unreadable.failed(B, at(101)), Verdict::New, "it begins anew");
+        // What failed while nothing was read counts as one failure.
+        assert_eq!(unreadable.failed(A, at(101)), Verdict::Again);
+        assert_eq!(unreadable.failed(A, at(121)), Verdict::Again, "nothing was read since");
+        unreadable.read(&B, at(130));
+        assert_eq!(unreadable.failed(A, at(141)), Verdict::Lost);
     }
 
     #[test]
-    fn a_bounded_number_is_tried_again() {
+    fn a_bounded_number_is_tried_again_and_given_up() {
         let mut unreadable = Unreadable::new(TRY_AGAIN);
-        for number in 0..=MAX_UNREADABLE as u64 {
-            let shard = ShardId::of(&number.to_le_bytes());
-            assert_eq!(unreadable.failed(shard, at(0)), Verdict::New);
+        let shard = |number: u64| ShardId::of(&number.to_le_bytes());
+        let most = MAX_UNREADABLE as u64;
+        assert!((0..most).all(|number| unreadable.failed(shard(number), at(0)) == Verdict::New));
+        assert_eq!(unreadable.failed(shard(most), at(0)), Verdict::Again);
+        assert!(!unreadable.knows(&shard(most)));
+        unreadable.gone(&shard(0));
+        assert_eq!(unreadable.failed(shard(most), at(0)), Verdict::New);
+        for minute in [10, 30] {
+            unreadable.read(&B, at(minute));
+            assert_eq!(unreadable.failed(A, at(minute)), Verdict::Again);
+            for number in 1..=most {
+                let verdict = unreadable.failed(shard(number), at(minute + 10));
+                assert_eq!(verdict == Verdict::Lost, minute == 30, "{number}");
+            }
         }
-        assert_eq!(unreadable.shards.len(), MAX_UNREADABLE);
+        // One more than may be given up in a round.
+        unreadable.gone(&shard(1));
+        assert_eq!(unreadable.failed(A, at(40)), Verdict::New);
+        for minute in [50, 70] {
+            unreadable.read(&B, at(minute));
+            assert_eq!(unreadable.failed(A, at(minute + 10)), Verdict::Again);
+        }
+        unreadable.end_round();
+        assert_eq!(unreadable.failed(A, at(100)), Verdict::Lost);
     }
 }

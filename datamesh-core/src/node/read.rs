@@ -87,7 +87,7 @@ impl Node {
         match self.read_shard(shard).await {
             Ok((reply, _)) => Ok(reply),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.set_aside(shard, ErrorKind::Corrupt).await?;
+                self.set_aside(shard).await?;
                 Ok(Reply::Done)
             }
             Err(error) => Err(error),

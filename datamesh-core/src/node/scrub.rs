@@ -45,14 +45,26 @@ impl Node {
         }
     }
 
-    /// Deletes a shard that still fails in this way when nothing else is under way, for it may have been refilled, and
-    /// notes in the same commit that its extents lack it.
-    pub(crate) async fn set_aside(&self, shard: ShardId, failing: ErrorKind) -> Result<()> {
+    /// Deletes a shard that is still corrupt when nothing else is under way, for it may have been refilled, and notes
+    /// in the same commit that its extents lack it.
+    pub(crate) async fn set_aside(&self, shard: ShardId) -> Result<()> {
         let _alone = self.gate.alone().await;
         match self.storage.read_blob(shard).await {
-            Err(error) if error.kind() == failing => {}
+            Err(error) if error.kind() == ErrorKind::Corrupt => {}
             checked => return checked.map(drop),
         }
+        self.give_up(shard).await
+    }
+
+    /// The same for one that the disk does not give. It is not read again, which may take seconds in which nothing else
+    /// is done; one that was refilled meanwhile comes back all the same.
+    pub(crate) async fn set_aside_unread(&self, shard: ShardId) -> Result<()> {
+        let _alone = self.gate.alone().await;
+        self.give_up(shard).await
+    }
+
+    /// The caller holds the gate alone.
+    async fn give_up(&self, shard: ShardId) -> Result<()> {
         if is_active(Bug::ScrubKeepsRotten) {
             return Ok(());
         }

@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 use futures::future::join;
 
 use super::*;
-use crate::error::ErrorKind;
 use crate::format::*;
 use crate::id::OperationId;
 use crate::ports::*;
@@ -247,7 +246,7 @@ fn what_a_crash_left_of_a_write_is_no_rot() {
     assert_eq!((refusal(reply), body.len()), (Refusal::Corrupt, 0));
     assert_eq!(block_on(fixture.node.check_shard(id)).unwrap(), super::scrub::Checked::Rotten);
     block_on(fixture.node.tell_corrupt(id)).unwrap();
-    block_on(fixture.node.set_aside(id, ErrorKind::Corrupt)).unwrap();
+    block_on(fixture.node.set_aside(id)).unwrap();
     assert!(!fixture.storage.blobs.lock().unwrap().contains_key(&id), "it is in nobody's way any more");
     assert_eq!(fixture.events.lock().unwrap().as_slice(), &[]);
 }

@@ -9,6 +9,7 @@ use datamesh_core::planted::{Bug, is_active};
 use datamesh_core::ports::BlobPage;
 use datamesh_core::{Error, ErrorKind, Result};
 
+use super::files::VolumeFile;
 use super::index;
 use super::shared::{Place, Shared};
 use super::volume::Location;
@@ -34,7 +35,7 @@ pub(crate) fn read_blob(shared: &Shared, id: &ShardId) -> Result<Option<Bytes>> 
     // With the file open, nothing that is removed from here on can disturb the read.
     drop(guard);
     let mut bytes = vec![0; location.length as usize];
-    handle.read_at(location.offset, &mut bytes).map_err(|error| volume_failed(id, error))?;
+    read_at(shared, id, &*handle, location, &mut bytes)?;
     verified(id, bytes.into()).map(Some)
 }
 
@@ -42,8 +43,22 @@ pub(crate) fn read_blob(shared: &Shared, id: &ShardId) -> Result<Option<Bytes>> 
 pub(crate) fn read_location(shared: &Shared, id: &ShardId, location: Location) -> Result<Bytes> {
     let handle = shared.handle(location.volume).map_err(|error| volume_failed(id, error))?;
     let mut bytes = vec![0; location.length as usize];
-    handle.read_at(location.offset, &mut bytes).map_err(|error| volume_failed(id, error))?;
+    read_at(shared, id, &*handle, location, &mut bytes)?;
     verified(id, bytes.into())
+}
+
+/// Reads a blob's bytes; a file that fails is opened anew the next time, for it may be the open file that is at fault.
+fn read_at(
+    shared: &Shared,
+    id: &ShardId,
+    handle: &dyn VolumeFile,
+    location: Location,
+    bytes: &mut [u8],
+) -> Result<()> {
+    handle.read_at(location.offset, bytes).map_err(|error| {
+        shared.drop_handle(location.volume);
+        volume_failed(id, error)
+    })
 }
 
 pub(crate) fn blob_lengths(shared: &Shared, ids: &[ShardId]) -> Result<Vec<Option<u64>>> {

@@ -282,6 +282,11 @@ impl Shared {
         handles.insert(volume, Arc::clone(handle));
     }
 
+    /// Has a volume's file opened anew the next time. Readers that have it open keep it.
+    pub(crate) fn drop_handle(&self, volume: u32) {
+        self.handles().remove(&volume);
+    }
+
     /// Removes volumes that the index no longer names. Readers that have one open keep it.
     pub(crate) fn remove_volumes(&self, volumes: &[u32]) {
         if volumes.is_empty() {

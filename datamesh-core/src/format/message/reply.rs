@@ -82,12 +82,14 @@ pub enum Refusal {
     Invalid,
     /// The node's own fault: its store failed or it is closing.
     Internal,
+    /// The store takes no writes until the node is opened anew.
+    Poisoned,
     /// A reason of a newer node, by number.
     Unknown(u16),
 }
 
 impl Refusal {
-    const KNOWN: [Self; 7] = [
+    const KNOWN: [Self; 8] = [
         Self::Denied,
         Self::Full,
         Self::Busy,
@@ -95,6 +97,7 @@ impl Refusal {
         Self::Unsupported,
         Self::Invalid,
         Self::Internal,
+        Self::Poisoned,
     ];
 
     const fn code(self) -> u16 {
@@ -106,6 +109,7 @@ impl Refusal {
             Self::Unsupported => 5,
             Self::Invalid => 6,
             Self::Internal => 7,
+            Self::Poisoned => 8,
             Self::Unknown(code) => code,
         }
     }
