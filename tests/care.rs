@@ -1,14 +1,16 @@
-//! Repair on demand, by the blocking verbs.
+//! Repair on demand, by the blocking verbs, and members that are gone for good.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use common::{PATIENCE, memory_mesh, noise};
+use common::{PATIENCE, memory_mesh, noise, run, within};
 use datamesh::blocking::{Wait, shutdown};
-use datamesh::{ErrorKind, Mesh, Receipt};
+use datamesh::{CareOptions, ErrorKind, Event, MemoryNetwork, Mesh, NodeId, NodeState, Receipt};
+use futures::StreamExt;
 
 /// Eight nodes, so that six are left when two are lost, and an object of several segments that node 0 has put.
 fn eight_nodes() -> (Vec<Mesh>, Vec<u8>, Receipt) {
@@ -68,4 +70,50 @@ fn what_cannot_be_read_cannot_be_repaired() {
     let error = nodes[0].repair(&receipt.capability).wait().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     assert_eq!(error.operation(), Some("repair"));
+}
+
+/// Waits until each of these nodes has told this.
+async fn told(by: &mut [datamesh::Events], what: &Event) {
+    for events in by {
+        let is_it = |event: Event| async move { (event == *what).then_some(()) };
+        within(PATIENCE, Box::pin(events.filter_map(is_it)).next()).await.unwrap();
+    }
+}
+
+#[test]
+fn a_client_has_a_node_forgotten_that_is_gone() {
+    run(async {
+        let network = MemoryNetwork::new();
+        let care = CareOptions::default().with_grace(Duration::from_secs(1));
+        let builder = || datamesh::builder().network(&network).care(care.clone());
+        let mut nodes: Vec<Mesh> = vec![builder().capacity(1 << 30).open().await.unwrap()];
+        for _ in 0..2 {
+            let ticket = nodes[0].ticket().unwrap();
+            nodes.push(builder().capacity(1 << 30).join(ticket).open().await.unwrap());
+        }
+        for node in &nodes {
+            node.wait_for_nodes(3, PATIENCE).await.unwrap();
+        }
+        let client = builder().capacity(0).join(nodes[0].ticket().unwrap()).open().await.unwrap();
+        client.wait_for_nodes(3, PATIENCE).await.unwrap();
+        let gone = nodes[2].node_id();
+        let refused = |node| {
+            let client = &client;
+            async move { client.forget(node).await.unwrap_err().kind() }
+        };
+        assert_eq!(refused(gone).await, ErrorKind::Busy, "it is here");
+        assert_eq!(refused(NodeId::from_bytes([7; 32])).await, ErrorKind::NotFound);
+        let own = nodes[0].forget(nodes[0].node_id()).await.unwrap_err();
+        assert_eq!((own.kind(), own.operation()), (ErrorKind::InvalidInput, Some("forget")));
+
+        let mut events: Vec<_> = nodes[..2].iter().map(Mesh::events).collect();
+        nodes[2].shutdown().await.unwrap();
+        told(&mut events, &Event::NodeState { node: gone, state: NodeState::Gone }).await;
+        client.forget(gone).await.unwrap();
+        told(&mut events, &Event::Forgotten(gone)).await;
+        for node in [&nodes[0], &nodes[1], &client] {
+            assert!(node.nodes().iter().all(|status| status.record.node != gone));
+            node.forget(gone).await.unwrap();
+        }
+    });
 }

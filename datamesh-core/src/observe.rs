@@ -27,6 +27,8 @@ pub enum Event {
     Member(NodeId),
     /// A member is admitted no more: its certificate has ended, or was revoked.
     Expelled(NodeId),
+    /// A member that was gone for good was forgotten, by [`Mesh::forget`](crate::Mesh::forget) here or on another node.
+    Forgotten(NodeId),
     /// The key of the mesh has changed; the old one is accepted until its overlap ends.
     KeyChanged {
         /// How often it was changed since the mesh began.

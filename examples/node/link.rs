@@ -64,6 +64,15 @@ fn way(node: &NodeStatus) -> Option<String> {
     }
 }
 
+pub(crate) async fn forget(mesh: &Mesh, node: &str, output: Output) -> Result<()> {
+    let node = find(mesh, node)?;
+    mesh.forget(node).await?;
+    output.result(&json!({ "forgotten": node.to_string() }), || {
+        say!("{node} is forgotten; should it come back, it is a member again");
+    });
+    Ok(())
+}
+
 pub(crate) async fn ping(mesh: &Mesh, peer: &str, count: u32, output: Output) -> Result<()> {
     let node = find(mesh, peer)?;
     let mut times = Vec::new();

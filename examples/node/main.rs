@@ -7,6 +7,7 @@
 //!     node admit NODE --key FILE                 prints a certificate, where the mesh was begun with --admission FILE
 //!     node revoke NODE... --key FILE             revokes nodes there
 //!     node rotate-key [DIR] [--overlap SECONDS]  changes the key of the mesh; the old one is accepted for so long
+//!     node forget NODE                           forgets a node that is gone for good
 //!     node peers | ping PEER | bandwidth PEER    who is there, and how they are reached
 //!     node put FILE | get CAPABILITY OUT         stores a file and prints its capability, and back
 //!     node stat | health | remove CAPABILITY
@@ -166,6 +167,11 @@ enum Command {
         #[arg(long, value_name = "SECONDS")]
         expires: Option<u64>,
     },
+    /// Forget a node that is gone for good: its disk is lost, or nobody will start it again
+    Forget {
+        /// A node id, or the beginning of one
+        node: String,
+    },
     /// Print the members, and how each is reached
     Peers,
     /// Measure the round trip to a member
@@ -258,6 +264,10 @@ async fn run(arguments: Arguments, output: Output) -> Result<()> {
             }
             output.line("ticket", ticket.to_text().as_str());
             Ok(())
+        }
+        Command::Forget { node } => {
+            let mesh = client::open(find_ticket(ticket, data.as_deref())?).await?;
+            client::close(&mesh, link::forget(&mesh, &node, output).await).await
         }
         Command::Peers => {
             let mesh = client::open(find_ticket(ticket, data.as_deref())?).await?;

@@ -88,6 +88,7 @@ fn tell(mesh: &Mesh, event: &Event, output: Output) {
         Event::KeyChanged { generation } => {
             ("key", generation.to_string(), "the mesh key has changed; the ticket is a new one".into())
         }
+        Event::Forgotten(node) => ("forgotten", node.fmt_short(), "it is gone for good".into()),
         Event::Expelled(node) => ("expelled", node.fmt_short(), "it is admitted no more".into()),
         Event::Refused(text) => ("refused", text.clone(), String::new()),
         _ => return,

@@ -150,6 +150,11 @@ impl Detector {
         watch.mute = is_mute.then(|| (before.map_or(now, |(first, _)| first), now));
     }
 
+    /// The peer is no member any more.
+    pub(crate) fn forget(&mut self, node: &NodeId) {
+        self.peers.remove(node);
+    }
+
     /// Whether it is worth asking the peer: it has not just failed.
     pub(crate) fn is_live(&self, node: &NodeId, now: Instant, connected: bool) -> bool {
         let avoided = if connected { AVOIDED_FOR } else { UNCONNECTED_FOR };

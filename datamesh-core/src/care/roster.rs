@@ -1,10 +1,14 @@
 //! Who is a member, and since when unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::id::NodeId;
 use crate::placement::{Member, rank};
 use crate::ports::{Instant, Redundancy};
+
+/// So long after a member has left it is of interest that it did.
+const LEFT_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// What each member was when it was last looked at, and since when. Bounded by the member table.
 #[derive(Debug)]
@@ -51,7 +55,13 @@ impl Roster {
                 (seen.is_present, seen.since, changed) = (false, now, true);
             }
         }
+        self.seen.retain(|node, seen| known.contains(node) || now - seen.since < LEFT_FOR);
         changed
+    }
+
+    /// Whether a node was seen to hold data, within the last day if it does not now.
+    pub(super) fn has_seen(&self, node: &NodeId) -> bool {
+        self.seen.contains_key(node)
     }
 
     /// Since when a member is what it is; from the beginning of this process for those that were there before.
@@ -72,7 +82,6 @@ impl Roster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn at(seconds: u64) -> Instant {
         Instant::from_start(Duration::from_secs(seconds))
@@ -98,5 +107,16 @@ mod tests {
         assert!(roster.observe(&[], &[], at(100)), "a leaves");
         assert!(!roster.observe(&[], &[], at(110)));
         assert_eq!(roster.since(&a.node), at(100));
+    }
+
+    #[test]
+    fn who_leaves_after_long_is_noticed_and_later_not_remembered() {
+        let mut roster = Roster::new(at(0));
+        let [a, b] = [member(1, 8), member(2, 8)];
+        roster.observe(&[a.clone(), b.clone()], &[a.clone(), b.clone()], at(1));
+        assert!(roster.observe(std::slice::from_ref(&b), std::slice::from_ref(&b), at(200_000)), "a leaves");
+        assert_eq!((roster.since(&a.node), roster.seen.len()), (at(200_000), 2));
+        assert!(roster.observe(std::slice::from_ref(&b), &[], at(300_000)), "b is gone");
+        assert_eq!(roster.seen.len(), 1, "a left more than a day ago");
     }
 }

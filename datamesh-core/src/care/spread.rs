@@ -79,8 +79,10 @@ impl Care {
             return Ok(());
         }
         let next = self.node.next_removal().await?;
-        // One that leaves still has what it had; a client never had anything, and there is no account of it.
-        others.extend(self.engine.peers.leaving_holders().into_iter().filter(|node| told.contains_key(node)));
+        // One that leaves still has what it had; a client never had anything, and was never seen to offer anything.
+        let mut leaving = self.engine.peers.leaving_holders();
+        leaving.retain(|node| told.contains_key(node) || self.roster().has_seen(node));
+        others.extend(leaving);
         let others = turn(self.engine.peers.local(), others, look);
         // Whoever was away is greeted anew: it may have lost its disk.
         lock(greeted).retain(|node, _| self.engine.peers.is_connected(node));

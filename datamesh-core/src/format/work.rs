@@ -32,6 +32,8 @@ pub enum Work {
     Store,
     /// This node has sent a wrong proof and is not trusted.
     Distrusted(NodeId),
+    /// This node was forgotten.
+    Forgotten(NodeId),
     /// Every manifest that is held is entered in the table of extent uses.
     Indexed,
 }
@@ -46,6 +48,7 @@ impl Work {
     const STORE: u8 = 7;
     const INDEXED: u8 = 8;
     const DISTRUSTED: u8 = 9;
+    const FORGOTTEN: u8 = 10;
 
     /// What the keys of all extents that are to be mended begin with.
     pub const EVERY_MEND: Bytes = Bytes::from_static(&[Self::MEND]);
@@ -55,6 +58,9 @@ impl Work {
 
     /// What the keys of all nodes begin with that are not trusted.
     pub const EVERY_DISTRUSTED: Bytes = Bytes::from_static(&[Self::DISTRUSTED]);
+
+    /// What the keys of all nodes begin with that were forgotten.
+    pub const EVERY_FORGOTTEN: Bytes = Bytes::from_static(&[Self::FORGOTTEN]);
 
     /// What the keys of all removals begin with; they come in the order of their numbers.
     pub const EVERY_REMOVAL: Bytes = Bytes::from_static(&[Self::REMOVAL]);
@@ -74,6 +80,7 @@ impl Work {
             Self::Store => Bytes::from_static(&[Self::STORE]),
             Self::Indexed => Bytes::from_static(&[Self::INDEXED]),
             Self::Distrusted(node) => join(Self::DISTRUSTED, node.as_bytes()),
+            Self::Forgotten(node) => join(Self::FORGOTTEN, node.as_bytes()),
         }
     }
 
@@ -90,6 +97,7 @@ impl Work {
             Self::STORE if rest.is_empty() => Some(Self::Store),
             Self::INDEXED if rest.is_empty() => Some(Self::Indexed),
             Self::DISTRUSTED => Some(Self::Distrusted(NodeId::from_bytes(rest.try_into().ok()?))),
+            Self::FORGOTTEN => Some(Self::Forgotten(NodeId::from_bytes(rest.try_into().ok()?))),
             _ => None,
         }
     }

@@ -1,6 +1,7 @@
 //! Members learn of each other: signed node records are exchanged, kept, and passed on.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use futures::future;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{NodeRecord, Reply, Request, SignedCertificate, SignedRecord, Zone};
+use crate::format::{NodeRecord, Reply, Request, SignedCertificate, SignedRecord, Work, Zone};
 use crate::id::NodeId;
 use crate::mesh::Core;
 use crate::object::ASK_LIMIT;
@@ -21,7 +22,7 @@ use crate::ports::{Address, Batch, Table, TransportEvent, Way};
 const GOSSIP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Records in one message: a page of them stays under the limits of a message's head.
-const RECORDS_OF_MESSAGE: usize = 128;
+pub(super) const RECORDS_OF_MESSAGE: usize = 128;
 
 /// Records in the first exchange over a new connection, in a mesh of more than [`RECORDS_OF_MESSAGE`]: a node that
 /// comes up has one with each member, and all of them together tell of every member many times.
@@ -48,6 +49,8 @@ pub(super) struct OwnRecord {
     /// Whether this node is leaving and offers nothing any more.
     leaving: AtomicBool,
     current: Mutex<Option<SignedRecord>>,
+    /// The highest sequence that others have forgotten this node by.
+    pub(super) forgotten: AtomicU64,
     /// What admits this node, where the mesh asks for it.
     pub(super) certificate: Mutex<Option<SignedCertificate>>,
 }
@@ -55,7 +58,8 @@ pub(super) struct OwnRecord {
 impl OwnRecord {
     pub(super) fn new(zone: Zone, capacity: u64) -> Self {
         let (current, certificate) = (Mutex::new(None), Mutex::new(None));
-        Self { zone, capacity, leaving: AtomicBool::new(false), current, certificate }
+        let (leaving, forgotten) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { zone, capacity, leaving, current, forgotten, certificate }
     }
 
     /// The sequence of the record that was signed last.
@@ -68,6 +72,13 @@ impl OwnRecord {
     /// Whether this is what the node says now.
     fn is_current(&self, record: &SignedRecord) -> bool {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(record)
+    }
+
+    /// Whether others have forgotten this node by what it says now.
+    fn is_forgotten(&self) -> bool {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let forgotten = self.forgotten.load(Ordering::Relaxed);
+        current.as_ref().is_some_and(|signed| signed.record().sequence <= forgotten)
     }
 
     /// The capacity that this node offers now.
@@ -84,20 +95,31 @@ impl OwnRecord {
 impl Core {
     /// Reads the records that were kept, and makes this node's own.
     pub(super) async fn load_members(self: &Arc<Self>) -> Result<()> {
-        let storage = self.node.storage();
-        let mut after = None;
-        loop {
-            let page = storage.scan_records(Table::Members, Bytes::new(), after, 256).await?;
-            for (_, value) in &page.records {
-                let record = SignedRecord::decode(value, &*self.engine.suite)?;
-                self.engine.peers.merge(record);
-            }
-            after = page.records.last().map(|(key, _)| key.clone());
-            if !page.more || after.is_none() {
-                break;
+        // First who was forgotten, so that none of them is a member again.
+        for (table, prefix) in [(Table::Work, Work::EVERY_FORGOTTEN), (Table::Members, Bytes::new())] {
+            for record in self.kept_records(table, prefix).await? {
+                if table == Table::Members {
+                    self.engine.peers.merge(record);
+                } else {
+                    self.engine.peers.recall_forgotten(record);
+                }
             }
         }
         self.renew_own_record(self.listen_addresses()).await
+    }
+
+    async fn kept_records(&self, table: Table, prefix: Bytes) -> Result<Vec<SignedRecord>> {
+        let (mut records, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.node.storage().scan_records(table, prefix.clone(), after, 256).await?;
+            for (_, value) in &page.records {
+                records.push(SignedRecord::decode(value, &*self.engine.suite)?);
+            }
+            after = page.records.last().map(|(key, _)| key.clone());
+            if !page.more || after.is_none() {
+                return Ok(records);
+            }
+        }
     }
 
     pub(super) fn listen_addresses(&self) -> Vec<Address> {
@@ -116,8 +138,10 @@ impl Core {
         let kept = self.engine.peers.record(&local);
         let kept_record = kept.as_ref().map(SignedRecord::record);
         let certificate = self.own.certificate.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let forgotten = self.own.forgotten.load(Ordering::Relaxed);
         let same = |record: &NodeRecord| {
-            record.addresses == addresses
+            record.sequence > forgotten
+                && record.addresses == addresses
                 && record.certificate == certificate
                 && record.zone == self.own.zone
                 && record.capacity == self.own.offered()
@@ -125,7 +149,7 @@ impl Core {
         let signed = match (&kept, kept_record) {
             (Some(kept), Some(record)) if same(record) => kept.clone(),
             _ => {
-                let last = kept_record.map_or(0, |record| record.sequence);
+                let last = kept_record.map_or(0, |record| record.sequence).max(forgotten);
                 let sequence = self.engine.runtime.wall_time().0.max(last.saturating_add(1));
                 let record = NodeRecord {
                     node: local,
@@ -139,7 +163,7 @@ impl Core {
             }
         };
         *self.own.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(signed.clone());
-        self.take_records(vec![signed]).await
+        self.take_records(None, vec![signed]).await
     }
 
     /// Tells the others that this node offers no capacity any more.
@@ -148,12 +172,22 @@ impl Core {
         self.renew_own_record(self.listen_addresses()).await
     }
 
-    /// Merges records, keeps what is new and passes it on.
-    async fn take_records(self: &Arc<Self>, records: Vec<SignedRecord>) -> Result<()> {
-        let changed: Vec<SignedRecord> = records
-            .into_iter()
-            .filter(|record| matches!(self.engine.peers.merge(record.clone()), Merge::Added | Merge::Updated))
-            .collect();
+    /// Merges records, keeps what is new and passes it on. Whoever told of a node that was forgotten hears of that.
+    async fn take_records(self: &Arc<Self>, from: Option<NodeId>, records: Vec<SignedRecord>) -> Result<()> {
+        let (mut changed, mut forgotten) = (Vec::new(), BTreeMap::new());
+        for record in records {
+            match self.engine.peers.merge(record.clone()) {
+                Merge::Added | Merge::Updated => changed.push(record),
+                Merge::Forgotten => {
+                    let node = record.record().node;
+                    forgotten.extend(self.engine.peers.forgotten(&node).map(|record| (node, record)));
+                }
+                Merge::Unchanged | Merge::Full | Merge::Refused => {}
+            }
+        }
+        if let Some(from) = from {
+            self.start_telling(from, forgotten.into_values().collect())?;
+        }
         if changed.is_empty() {
             return Ok(());
         }
@@ -162,6 +196,7 @@ impl Core {
         for record in &changed {
             let node = record.record().node;
             batch = batch.put(Table::Members, node.as_bytes().to_vec(), record.encode());
+            batch = batch.delete(Table::Work, Work::Forgotten(node).key());
             self.engine.events.emit(Event::Member(node));
         }
         self.node.storage().commit(batch).await?;
@@ -169,8 +204,11 @@ impl Core {
         self.tasks.start(async move { core.tell(&changed).await })
     }
 
-    /// Whether the members know this node by what it says of itself.
+    /// Whether the members know this node by what it says of itself, and have not forgotten that.
     fn is_own_record_current(&self) -> bool {
+        if self.own.is_forgotten() {
+            return false;
+        }
         let known = self.engine.peers.record(&self.engine.peers.local());
         known.is_none_or(|known| self.own.is_current(&known))
     }
@@ -214,7 +252,7 @@ impl Core {
     }
 
     /// Answers another node's exchange: takes its records in, and gives what it may not have.
-    pub(super) async fn answer_members(self: &Arc<Self>, records: Vec<Bytes>) -> Reply {
+    pub(super) async fn answer_members(self: &Arc<Self>, from: NodeId, records: Vec<Bytes>) -> Reply {
         let asked = records.len();
         let records = match self.read_records(&records) {
             Ok(records) => records,
@@ -222,7 +260,7 @@ impl Core {
                 return Reply::Failed { refusal: crate::format::Refusal::Invalid, text: error.to_string() };
             }
         };
-        if let Err(error) = self.take_records(records).await {
+        if let Err(error) = self.take_records(Some(from), records).await {
             tracing::warn!(%error, "member records could not be kept");
         }
         // A greeting is answered in kind.
@@ -231,7 +269,7 @@ impl Core {
     }
 
     /// Reads and checks the records that are not known yet.
-    fn read_records(&self, records: &[Bytes]) -> Result<Vec<SignedRecord>> {
+    pub(super) fn read_records(&self, records: &[Bytes]) -> Result<Vec<SignedRecord>> {
         let new = records.iter().filter(|bytes| !self.engine.peers.knows(bytes));
         new.map(|bytes| SignedRecord::decode(bytes, &*self.engine.suite)).collect()
     }
@@ -266,7 +304,9 @@ impl Core {
         self.exchange_epoch(node).await?;
         let request = Request::Members { records: self.page_of_records(most) };
         match self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT).await? {
-            (Reply::Members { records }, _) => self.take_records(self.read_records(&records)?).await?,
+            (Reply::Members { records }, _) => {
+                self.take_records(Some(node), self.read_records(&records)?).await?;
+            }
             (other, _) => return Err(crate::peers::unexpected(&other, node)),
         }
         // Now each knows whether the other is admitted, and may know the keys.

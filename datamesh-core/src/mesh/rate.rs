@@ -17,7 +17,11 @@ const MAX_COUNTED: usize = 4096;
 pub(super) fn is_rated(request: &Request) -> bool {
     matches!(
         request,
-        Request::Members { .. } | Request::Epoch { .. } | Request::Keys { .. } | Request::Prove { .. }
+        Request::Members { .. }
+            | Request::Forget { .. }
+            | Request::Epoch { .. }
+            | Request::Keys { .. }
+            | Request::Prove { .. }
     )
 }
 

@@ -54,7 +54,8 @@ impl Core {
             Ok(Request::Keys { generation, name }) => {
                 self.answer_keys(from, (generation, name), message.body).await
             }
-            Ok(Request::Members { records }) => (self.answer_members(records).await, Bytes::new()),
+            Ok(Request::Members { records }) => (self.answer_members(from, records).await, Bytes::new()),
+            Ok(Request::Forget { records }) => (self.answer_forget(from, &records).await, Bytes::new()),
             Ok(request) => self.node.handle(from, request, message.body).await,
             Err(error) => {
                 let refusal = match error.kind() {

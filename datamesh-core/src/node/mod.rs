@@ -215,7 +215,10 @@ impl Node {
             Request::Keep { extents, indexes, objects } => {
                 return self.keep(from, extents, indexes, objects).await;
             }
-            Request::Members { .. } | Request::Epoch { .. } | Request::Keys { .. } => {
+            Request::Members { .. }
+            | Request::Forget { .. }
+            | Request::Epoch { .. }
+            | Request::Keys { .. } => {
                 return Err(Error::new(ErrorKind::InvalidInput, "members are not kept by a node's store"));
             }
         };
@@ -293,10 +296,11 @@ fn refuse(error: &Error) -> Reply {
         ErrorKind::Busy => Refusal::Busy,
         ErrorKind::Corrupt => Refusal::Corrupt,
         ErrorKind::Unsupported => Refusal::Unsupported,
+        ErrorKind::Poisoned => Refusal::Poisoned,
         _ => Refusal::Internal,
     };
     let mut text = match refusal {
-        Refusal::Internal => format!("the store of this node failed: {:?}", error.kind()),
+        Refusal::Internal | Refusal::Poisoned => format!("the store of this node failed: {:?}", error.kind()),
         _ => error.to_string(),
     };
     while text.len() > MAX_REFUSAL_TEXT_LEN {

@@ -56,6 +56,19 @@ struct State {
     distrusted: BTreeSet<NodeId>,
 }
 
+/// What came of it when a node was to be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// It is forgotten now, by this newest record of it.
+    Forgotten(SignedRecord),
+    /// It was already.
+    Already(SignedRecord),
+    /// It is here, or was not long enough ago.
+    Present,
+    /// Nothing is known of it.
+    Unknown,
+}
+
 /// What is known of one peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -339,6 +352,39 @@ impl Peers {
         expelled
     }
 
+    /// Forgets a member that is not here. A client that was told by members does not wait until it is gone to the client
+    /// itself, which is not there for long enough to see anybody go.
+    pub(crate) fn forget(&self, record: SignedRecord, is_sure: bool) -> Farewell {
+        let (node, now) = (record.record().node, self.runtime.now());
+        let mut state = self.state();
+        let is_member = state.table.record(&node).is_some();
+        let is_awaited = is_member && !is_sure && !state.detector.is_gone(&node, now);
+        if node == self.local || state.routes.contains_key(&node) || is_awaited {
+            return Farewell::Present;
+        }
+        if !is_member {
+            return match state.table.forgotten(&node) {
+                Some(_) => Farewell::Already(state.table.forget(record)),
+                None => Farewell::Unknown,
+            };
+        }
+        let newest = state.table.forget(record);
+        state.timing.remove(&node);
+        state.stored.remove(&node);
+        state.detector.forget(&node);
+        Farewell::Forgotten(newest)
+    }
+
+    /// Takes in who was forgotten before this process began.
+    pub(crate) fn recall_forgotten(&self, record: SignedRecord) {
+        self.state().table.forget(record);
+    }
+
+    /// What a node was last known by that was forgotten.
+    pub(crate) fn forgotten(&self, node: &NodeId) -> Option<SignedRecord> {
+        self.state().table.forgotten(node).cloned()
+    }
+
     /// Whether a node is one of those whose certificate counts now; any node, where the mesh asks for none.
     pub(crate) fn is_admitted(&self, node: &NodeId) -> bool {
         let now = self.runtime.wall_time();
@@ -532,8 +578,11 @@ impl Peers {
 
     /// Whether one more node may be distrusted: where more than a third would be, this node is the likelier culprit.
     pub(crate) fn may_distrust(&self) -> bool {
-        let members = self.storage_members().len();
-        self.state().distrusted.len() < (members / 3).max(1)
+        let members = self.storage_members();
+        let state = self.state();
+        // Who was forgotten counts no more.
+        let distrusted = members.iter().filter(|member| state.distrusted.contains(&member.node)).count();
+        distrusted < (members.len() / 3).max(1)
     }
 
     /// Records a wrong answer: bytes that are not what their name says.
@@ -713,6 +762,7 @@ pub(crate) fn refused(refusal: Refusal, text: &str, node: NodeId) -> Error {
     let kind = match refusal {
         Refusal::Denied => ErrorKind::AccessDenied,
         Refusal::Full => ErrorKind::StorageFull,
+        Refusal::Poisoned => ErrorKind::Poisoned,
         Refusal::Busy => ErrorKind::Busy,
         Refusal::Corrupt => ErrorKind::Corrupt,
         Refusal::Unsupported => ErrorKind::Unsupported,

@@ -42,6 +42,8 @@ pub enum Merge {
     Full,
     /// The mesh has admission keys, and none of them admits this node now.
     Refused,
+    /// The node was forgotten, and nothing newer of it is known.
+    Forgotten,
 }
 
 /// The signed records of the members: a join that gives the same table whatever the order, grouping and
@@ -51,6 +53,8 @@ pub struct MemberTable {
     records: BTreeMap<NodeId, SignedRecord>,
     /// The hashes of the records' encoded forms.
     known: BTreeSet<[u8; 32]>,
+    /// What those were last known by who were forgotten: only something newer makes them members again.
+    forgotten: BTreeMap<NodeId, SignedRecord>,
 }
 
 impl MemberTable {
@@ -65,12 +69,16 @@ impl MemberTable {
     /// signs, the one with the smaller BLAKE3 hash wins, so that all members agree.
     pub fn merge(&mut self, record: SignedRecord) -> Merge {
         let full = self.records.len() >= MAX_MEMBERS;
-        let hash = *record.hash();
-        match self.records.entry(record.record().node) {
+        let (node, hash) = (record.record().node, *record.hash());
+        if self.forgotten.get(&node).is_some_and(|old| !supersedes(&record, old)) {
+            return Merge::Forgotten;
+        }
+        match self.records.entry(node) {
             Entry::Vacant(_) if full => Merge::Full,
             Entry::Vacant(vacant) => {
                 vacant.insert(record);
                 self.known.insert(hash);
+                self.forgotten.remove(&node);
                 Merge::Added
             }
             Entry::Occupied(mut known) if supersedes(&record, known.get()) => {
@@ -96,6 +104,30 @@ impl MemberTable {
         let removed = self.records.remove(node)?;
         self.known.remove(removed.hash());
         Some(removed)
+    }
+
+    /// Forgets a node until something newer is known than this record of it, and what was known here: gives the newest
+    /// of these. [`MAX_MEMBERS`] are remembered as forgotten, those of the highest sequences.
+    pub fn forget(&mut self, record: SignedRecord) -> SignedRecord {
+        let node = record.record().node;
+        let others = [self.remove(&node), self.forgotten.remove(&node)];
+        let newer =
+            |one: SignedRecord, other: SignedRecord| if supersedes(&other, &one) { other } else { one };
+        let newest = others.into_iter().flatten().fold(record, newer);
+        self.forgotten.insert(node, newest.clone());
+        if self.forgotten.len() > MAX_MEMBERS {
+            let oldest =
+                self.forgotten.values().map(SignedRecord::record).min_by_key(|record| record.sequence);
+            if let Some(oldest) = oldest.map(|record| record.node) {
+                self.forgotten.remove(&oldest);
+            }
+        }
+        newest
+    }
+
+    /// What a node was last known by that was forgotten.
+    pub fn forgotten(&self, node: &NodeId) -> Option<&SignedRecord> {
+        self.forgotten.get(node)
     }
 
     /// What a node says of itself.
@@ -191,6 +223,30 @@ pub(super) mod tests {
         assert_eq!(table.members()[0].capacity, 20);
         assert!(table.remove(&node(1)).is_some());
         assert!(table.is_empty());
+    }
+
+    #[test]
+    fn who_was_forgotten_comes_back_with_something_newer() {
+        let mut table = MemberTable::new();
+        table.merge(record(1, 5, 10));
+        assert_eq!(table.forget(record(1, 4, 10)), record(1, 5, 10), "what is known here is newer");
+        assert!(table.is_empty() && table.forgotten(&node(1)).is_some());
+        assert_eq!([4, 5].map(|sequence| table.merge(record(1, sequence, 10))), [Merge::Forgotten; 2]);
+        assert_eq!(table.forget(record(1, 3, 10)), record(1, 5, 10), "what was forgotten is newer");
+        assert_eq!(table.forget(record(1, 6, 10)), record(1, 6, 10));
+        assert_eq!(table.merge(record(1, 6, 10)), Merge::Forgotten);
+        assert_eq!(table.merge(record(1, 7, 10)), Merge::Added);
+        assert!(table.forgotten(&node(1)).is_none() && table.len() == 1);
+    }
+
+    #[test]
+    fn a_bounded_number_is_remembered_as_forgotten() {
+        let mut table = MemberTable::new();
+        for number in 0..=MAX_MEMBERS {
+            table.forget(record(number, 1 + number as u64, 1));
+        }
+        let is_forgotten = |number| table.forgotten(&node(number)).is_some();
+        assert!(!is_forgotten(0) && is_forgotten(1) && is_forgotten(MAX_MEMBERS));
     }
 
     #[test]

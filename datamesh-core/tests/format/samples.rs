@@ -183,6 +183,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::Prove { shard, nonce: [7; 16] },
         Request::Epoch { number: 3 },
         Request::Keys { generation: 2, name: counted(0xe0) },
+        Request::Forget { records: vec![b"a record".as_slice().into()] },
     ]
 }
 

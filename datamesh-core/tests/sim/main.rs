@@ -14,6 +14,7 @@ mod campaigns;
 mod care;
 mod first;
 mod flow;
+mod forget;
 mod gossip;
 mod parts;
 mod removal;

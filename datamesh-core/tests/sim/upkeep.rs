@@ -1,6 +1,6 @@
 //! The stories, with nothing planted: all must end well.
 
-use crate::{audit, removal, scrub};
+use crate::{audit, forget, removal, scrub};
 
 /// Tells a story with these seeds.
 fn all_end_well(seeds: std::ops::Range<u64>, story: fn(u64) -> Option<String>) {
@@ -19,6 +19,11 @@ fn what_rots_comes_back_within_a_period() {
 #[test]
 fn what_cannot_be_read_comes_back_within_a_period() {
     all_end_well(0..2, scrub::unreadable_shards_come_back);
+}
+
+#[test]
+fn who_is_gone_for_good_is_forgotten() {
+    all_end_well(0..10, forget::who_is_gone_for_good_is_forgotten);
 }
 
 #[test]

@@ -132,6 +132,11 @@ pub enum Request {
         /// The public name of the key.
         name: [u8; 32],
     },
+    /// These are gone for good: forget them, unless you know that they are here, or something newer of them.
+    Forget {
+        /// Their encoded signed records, at most 256.
+        records: Vec<Bytes>,
+    },
 }
 
 impl Request {
@@ -145,7 +150,9 @@ impl Request {
                 writer.uint(2, *generation);
                 writer.bytes(3, name);
             }
-            Self::Members { records } => writer.field(2, |encoder| write_records(encoder, records)),
+            Self::Members { records } | Self::Forget { records } => {
+                writer.field(2, |encoder| write_records(encoder, records))
+            }
             Self::Stage { shard } | Self::ReadShard { shard } | Self::Recheck { shard } => {
                 writer.bytes(2, shard.as_bytes());
             }
@@ -224,6 +231,7 @@ impl Request {
             Self::Prove { .. } => "prove",
             Self::Epoch { .. } => "epoch",
             Self::Keys { .. } => "keys",
+            Self::Forget { .. } => "forget",
         }
     }
 
@@ -249,6 +257,7 @@ impl Request {
             Self::Prove { .. } => 18,
             Self::Epoch { .. } => 19,
             Self::Keys { .. } => 20,
+            Self::Forget { .. } => 21,
         }
     }
 
@@ -288,6 +297,7 @@ impl Request {
             },
             19 => Self::Epoch { number: reader.uint(2, "number")? },
             20 => Self::Keys { generation: reader.uint(2, "generation")?, name: reader.array(3, "name")? },
+            21 => Self::Forget { records: read_records(reader)? },
             _ => return Err(reader.unsupported(&format!("code {code}"))),
         })
     }
