@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use datamesh::ports::Runtime;
 use datamesh::runtime::NativeRuntime;
-use datamesh::{Mesh, Redundancy};
+use datamesh::{Mesh, NodeId, Redundancy};
 use futures::executor::block_on;
 use futures::future;
 use futures::stream::{self, StreamExt};
@@ -49,8 +49,8 @@ const ATTEMPTS: usize = 5;
 /// Requests that each client has under way at a time.
 const WORKERS: usize = 2;
 
-/// How long removed objects may take to be gone from nodes that were away.
-const GONE_AFTER: Duration = Duration::from_secs(60);
+/// How long removed objects may take to be gone from nodes that were away: those are told about once a minute.
+const GONE_AFTER: Duration = Duration::from_secs(120);
 
 /// The length of a run from which on growth is judged, and the growth that is too much in an hour.
 const JUDGED_FROM: Duration = Duration::from_secs(3600);
@@ -67,6 +67,8 @@ struct Run<'a> {
     violations: Vec<Violation>,
     befell: BTreeMap<Kind, usize>,
     healing: Vec<Duration>,
+    /// Those whose disks were wiped: they never come back.
+    wiped: Vec<NodeId>,
 }
 
 /// Runs it all, and says whether every promise was kept. Whatever goes wrong, the processes end with this function.
@@ -89,6 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         violations: Vec::new(),
         befell: BTreeMap::new(),
         healing: Vec::new(),
+        wiped: Vec::new(),
     };
     let summary = run.play(root.path())?;
     if options.json {
@@ -127,10 +130,12 @@ impl Run<'_> {
                 // What does not heal now has no margin for more.
                 break;
             }
+            self.forget_wiped(&first);
             self.round(&mut deck, &first)?;
         }
         let lasted = began.elapsed();
         let healed = self.heal(&first)?;
+        self.forget_all(&first);
         self.book.stop.store(true, Ordering::Relaxed);
         load.join().map_err(|_| "the clients ended by a panic")?;
         if !healed {
@@ -258,8 +263,9 @@ impl Run<'_> {
                 Ok(())
             }
             Kind::Wipe => {
+                let node = self.swarm.report(victim).and_then(|report| report.node);
                 self.kill(victim)?;
-                self.swarm.wipe(victim)
+                self.wipe(victim, node)
             }
             Kind::Clock => {
                 self.kill(victim)?;
@@ -285,8 +291,37 @@ impl Run<'_> {
             thread::sleep(PAUSE);
         }
         self.say(&format!("the guest has left after {:.1} s", began.elapsed().as_secs_f64()));
+        let node = self.swarm.report(NODES).and_then(|report| report.node);
         self.kill(NODES)?;
-        self.swarm.wipe(NODES)
+        self.wipe(NODES, node)
+    }
+
+    /// Takes all from the disk of a node, its identity too.
+    fn wipe(&mut self, number: usize, node: Option<NodeId>) -> Result<()> {
+        self.wiped.extend(node);
+        self.swarm.wipe(number)
+    }
+
+    /// Does what a person does who has wiped a disk: says that this node never comes back.
+    fn forget_wiped(&mut self, client: &Mesh) {
+        // Who is not gone to the members yet is said again after the next misfortune.
+        self.wiped.retain(|node| block_on(client.forget(*node)).is_err());
+    }
+
+    /// Says it until all are forgotten.
+    fn forget_all(&mut self, client: &Mesh) {
+        let began = Instant::now();
+        loop {
+            self.forget_wiped(client);
+            if self.wiped.is_empty() {
+                return;
+            }
+            if began.elapsed() > self.options.heal() {
+                let count = self.wiped.len();
+                return self.breach(format!("{count} nodes that were wiped could not be forgotten"));
+            }
+            thread::sleep(PAUSE);
+        }
     }
 
     fn breach(&mut self, text: String) {
