@@ -60,7 +60,7 @@ impl Tally {
             self.margins.manifests_short += u64::from(!plan.is_home);
         }
         self.held += 1;
-        self.away += u64::from(!plan.is_home);
+        self.away += u64::from(!plan.is_brought);
     }
 
     fn and(&self, other: &Self) -> Self {

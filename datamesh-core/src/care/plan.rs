@@ -221,6 +221,9 @@ pub(super) struct ManifestPlan {
     pub(super) lacking: Vec<NodeId>,
     /// Whether all who are to have it say that they do.
     pub(super) is_home: bool,
+    /// Whether this node may leave as far as this goes: all who are to have it do, or say that it was removed. One of
+    /// them is honest, where no more are hostile than the code bears.
+    pub(super) is_brought: bool,
     /// Whether this node may give it up: all who are to have it, do.
     pub(super) is_surplus: bool,
     /// Who is to have it.
@@ -241,11 +244,13 @@ pub(super) fn plan_manifest(
     let holders: Vec<NodeId> = ranking.nodes().chain(view.leaving.iter().copied()).filter(has).collect();
     let lacking = |node: &&NodeId| takes(said(node)) && !has(node);
     let is_home = homes.iter().all(has);
+    let was_removed = |node: &NodeId| matches!(said(node), Some(Possession::Removed));
     ManifestPlan {
         margin: holders.len().saturating_sub(1).min(redundancy.parity()),
         turn: holders.iter().position(|node| *node == local),
         lacking: homes.iter().filter(lacking).copied().collect(),
         is_home,
+        is_brought: homes.iter().all(|node| has(node) || was_removed(node)),
         is_surplus: is_home && has(&local) && !homes.contains(&local),
         homes: homes.to_vec(),
     }
@@ -459,6 +464,24 @@ mod tests {
         answers.insert(homes[1], None);
         let plan = manifest_plan(&members, &answers, homes[0]);
         assert!(plan.lacking.is_empty() && !plan.is_home);
+    }
+
+    #[test]
+    fn who_leaves_does_not_wait_until_it_is_told_of_a_removal() {
+        let members = members(9);
+        let homes = rank(&KEY, &members).manifest_holders(CODE);
+        let leaver = members.iter().map(|m| m.node).find(|node| !homes.contains(node)).unwrap();
+        let mut answers: Answers = members.iter().map(|m| (m.node, Some(Possession::Removed))).collect();
+        answers.insert(leaver, Some(Possession::Held(vec![])));
+        let plan = manifest_plan(&members, &answers, leaver);
+        assert!(plan.is_brought && !plan.is_home && !plan.is_surplus);
+        answers.insert(homes[2], Some(Possession::Absent));
+        assert!(!manifest_plan(&members, &answers, leaver).is_brought, "one of them can take it");
+        answers.insert(homes[2], None);
+        assert!(
+            !manifest_plan(&members, &answers, leaver).is_brought,
+            "one of them may not know it as removed"
+        );
     }
 
     #[test]

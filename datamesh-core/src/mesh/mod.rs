@@ -59,9 +59,6 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// Shards that failed their check and wait to be looked at again; others are left to the scrub.
 const MAX_SUSPECTS: usize = 1024;
 
-/// How long a buffer that nobody needs is kept, about.
-const TRIM_INTERVAL: Duration = Duration::from_secs(30);
-
 /// How often the node looks for staged shards that nobody committed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -452,16 +449,7 @@ impl Core {
         self.tasks.start(Arc::clone(&self.care).collect())?;
         self.tasks.start(Arc::clone(&self.care).audit())?;
         self.tasks.start(Scrub::new(&self.care, rotten.suspects).run())?;
-        self.tasks.start(Arc::clone(self).trim())?;
         self.tasks.start(Arc::clone(self).sweep())
-    }
-
-    /// Gives the memory of buffers back that a burst has left.
-    async fn trim(self: Arc<Self>) {
-        loop {
-            self.engine.runtime.sleep(TRIM_INTERVAL).await;
-            self.engine.buffers.trim();
-        }
     }
 
     /// Removes what no extent uses: once for what an earlier process left, then what was staged too long ago. Gives
