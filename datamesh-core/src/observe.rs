@@ -56,10 +56,11 @@ pub enum Event {
     },
     /// This node's own store holds altered bytes under this name; they were not served.
     CorruptShard(ShardId),
-    /// This node's disk did not give out a shard that it holds. It is tried again; after three failures within about an
-    /// hour, and while other shards can be read, it is set aside.
+    /// This node's disk did not give out a shard that it holds. It is tried again, and set aside after three failures
+    /// between which others were read: after forty minutes at the earliest, where the scrub takes its usual time.
     UnreadableShard(ShardId),
-    /// This node gave up a shard that had rotted or could not be read, so that it counts as missing and can come back from the others.
+    /// This node gave up a shard that had rotted or could not be read, so that it counts as missing and can come back
+    /// from the others.
     ShardSetAside(ShardId),
     /// This node has read all that it holds, and compared it with its names.
     Scrubbed {

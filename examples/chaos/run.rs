@@ -49,8 +49,8 @@ const ATTEMPTS: usize = 5;
 /// Requests that each client has under way at a time.
 const WORKERS: usize = 2;
 
-/// How long removed objects may take to be gone from nodes that were away: those are told about once a minute.
-const GONE_AFTER: Duration = Duration::from_secs(120);
+/// How long removed objects may take to be gone from nodes that were away.
+const GONE_AFTER: Duration = Duration::from_secs(60);
 
 /// The length of a run from which on growth is judged, and the growth that is too much in an hour.
 const JUDGED_FROM: Duration = Duration::from_secs(3600);

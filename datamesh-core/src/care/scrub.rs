@@ -250,7 +250,7 @@ impl Scrub {
 
     /// Waits, and meanwhile looks at what failed when somebody asked for it, or at an earlier look.
     async fn rest(&mut self, until: Instant) {
-        // One at least, however much there is to look at else, and one only: a disk may take seconds to fail.
+        // One at least, however much else there is to look at; more while there is time. A disk may take seconds to fail.
         self.try_again().await;
         loop {
             let now = self.engine.runtime.now();

@@ -67,20 +67,23 @@ impl Core {
         if self.own.is_client() {
             return self.ask_to_forget(record).await;
         }
-        match peers.forget(record, false) {
-            Farewell::Forgotten(record) | Farewell::Already(record) => {
+        let records = match peers.forget(record, false) {
+            Farewell::Forgotten(record) => {
                 let records = [record];
-                // Also again: it may not have been kept, or told.
-                self.keep_forgotten(&records).await?;
-                self.tell_forgotten(&records, self.some_connected()).await;
-                Ok(())
+                self.note_forgotten(&records);
+                records
             }
+            Farewell::Already(record) => [record],
             Farewell::Present | Farewell::Unknown => {
                 let state = peers.node_state(&node);
                 let text = format!("the node is {state:?} and not gone; drain it, or wait until it is gone");
-                refuse(ErrorKind::Busy, &text)
+                return refuse(ErrorKind::Busy, &text);
             }
-        }
+        };
+        // Also again: it may not have been kept, or told.
+        self.keep_forgotten(&records).await?;
+        self.tell_forgotten(&records, self.some_connected()).await;
+        Ok(())
     }
 
     /// Lets the members forget, since a client does not see anybody go. One that knows better counts for more than the
@@ -100,22 +103,30 @@ impl Core {
             return Err(failed);
         }
         match self.engine.peers.forget(record, true) {
-            Farewell::Forgotten(record) => self.keep_forgotten(&[record]).await,
+            Farewell::Forgotten(record) => {
+                self.note_forgotten(std::slice::from_ref(&record));
+                self.keep_forgotten(&[record]).await
+            }
             _ => Ok(()),
         }
     }
 
-    /// Acts on it that these were forgotten, and keeps it.
-    async fn keep_forgotten(&self, records: &[SignedRecord]) -> Result<()> {
+    /// Acts on it that these are forgotten now.
+    fn note_forgotten(&self, records: &[SignedRecord]) {
         self.engine.peers.update_routes();
         self.care.wake();
+        for node in records.iter().map(|record| record.record().node) {
+            tracing::info!(node = %node.fmt_short(), "forgotten: it is gone for good");
+            self.engine.events.emit(Event::Forgotten(node));
+        }
+    }
+
+    async fn keep_forgotten(&self, records: &[SignedRecord]) -> Result<()> {
         let mut batch = Batch::new();
         for record in records {
             let node = record.record().node;
             batch = batch.put(Table::Work, Work::Forgotten(node).key(), record.encode());
             batch = batch.delete(Table::Members, node.as_bytes().to_vec());
-            tracing::info!(node = %node.fmt_short(), "forgotten: it is gone for good");
-            self.engine.events.emit(Event::Forgotten(node));
         }
         self.node.storage().commit(batch).await
     }
@@ -138,8 +149,7 @@ impl Core {
 
     /// Tells a node in the background that these were forgotten, unless it is being told something already.
     pub(super) fn start_telling(self: &Arc<Self>, node: NodeId, records: Vec<SignedRecord>) -> Result<()> {
-        let is_told = |core: &Self| core.told.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
-        if records.is_empty() || !is_told(self) {
+        if records.is_empty() || !self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(node) {
             return Ok(());
         }
         let core = Arc::clone(self);
@@ -193,6 +203,7 @@ impl Core {
         }
         is_known |= !forgotten.is_empty();
         if !forgotten.is_empty() {
+            self.note_forgotten(&forgotten);
             let kept = self.keep_forgotten(&forgotten).await;
             let core = Arc::clone(self);
             self.tasks.start(async move {

@@ -96,28 +96,25 @@ impl Core {
     /// Reads the records that were kept, and makes this node's own.
     pub(super) async fn load_members(self: &Arc<Self>) -> Result<()> {
         // First who was forgotten, so that none of them is a member again.
-        for (table, prefix) in [(Table::Work, Work::EVERY_FORGOTTEN), (Table::Members, Bytes::new())] {
-            for record in self.kept_records(table, prefix).await? {
-                if table == Table::Members {
-                    self.engine.peers.merge(record);
-                } else {
-                    self.engine.peers.recall_forgotten(record);
-                }
-            }
-        }
+        let peers = &self.engine.peers;
+        self.recall(Table::Work, Work::EVERY_FORGOTTEN, |record| peers.recall_forgotten(record)).await?;
+        let merge = |record| {
+            peers.merge(record);
+        };
+        self.recall(Table::Members, Bytes::new(), merge).await?;
         self.renew_own_record(self.listen_addresses()).await
     }
 
-    async fn kept_records(&self, table: Table, prefix: Bytes) -> Result<Vec<SignedRecord>> {
-        let (mut records, mut after) = (Vec::new(), None);
+    async fn recall(&self, table: Table, prefix: Bytes, take: impl Fn(SignedRecord)) -> Result<()> {
+        let mut after = None;
         loop {
             let page = self.node.storage().scan_records(table, prefix.clone(), after, 256).await?;
             for (_, value) in &page.records {
-                records.push(SignedRecord::decode(value, &*self.engine.suite)?);
+                take(SignedRecord::decode(value, &*self.engine.suite)?);
             }
             after = page.records.last().map(|(key, _)| key.clone());
             if !page.more || after.is_none() {
-                return Ok(records);
+                return Ok(());
             }
         }
     }

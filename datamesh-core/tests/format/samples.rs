@@ -196,6 +196,7 @@ pub(crate) fn replies() -> Vec<Reply> {
         Reply::Absent,
         Reply::Removed,
         Reply::Failed { refusal: Refusal::Full, text: "95 % of the volume is taken".into() },
+        Reply::Failed { refusal: Refusal::Poisoned, text: "an earlier write failed".into() },
         Reply::Failed { refusal: Refusal::Unknown(900), text: String::new() },
         Reply::Surveyed {
             possessions: vec![
