@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::care::pace::Pace;
-use crate::care::plan::{Answers, ExtentPlan, View, plan_extent};
+use crate::care::plan::{Answers, ExtentPlan, View, plan_extent, reach};
 use crate::care::repair::{Mending, place_manifest};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::{Capability, Extents, Manifest, Possession, Reply, Request};
 use crate::id::{ExtentId, NodeId, ObjectId};
 use crate::object::gather::gather;
@@ -117,7 +117,7 @@ impl Work {
         members
     }
 
-    /// Gives the manifest to those who are to have it; the margins of it before and after.
+    /// Gives the manifest to those who are to have it, or to others where they take nothing; the margins of it before and after.
     async fn manifests(
         &self,
         encoded: &Bytes,
@@ -130,14 +130,24 @@ impl Work {
         let before = answers.keys().filter(|node| has(node)).count();
         let members = self.answering(report);
         let redundancy = manifest.public().redundancy;
-        let mut after = before;
-        for node in rank(self.object.as_bytes(), &members).manifest_holders(redundancy) {
+        let homes = redundancy.parity() + 1;
+        let (mut after, mut is_refused) = (before, false);
+        let order = rank(self.object.as_bytes(), &members).manifest_order();
+        for (place, node) in order.into_iter().take(reach(redundancy)).enumerate() {
             if has(&node) {
                 continue;
             }
-            if place_manifest(&self.engine, &self.pace, self.object, encoded, node).await.is_ok() {
-                report.manifests += 1;
-                after += 1;
+            // The next ones have it in place of those that take nothing.
+            if place >= homes && (after >= homes || !is_refused) {
+                break;
+            }
+            match place_manifest(&self.engine, &self.pace, self.object, encoded, node).await {
+                Ok(()) => {
+                    report.manifests += 1;
+                    after += 1;
+                }
+                // Who rightly was told to remove it is no reason to have it elsewhere.
+                Err(error) => is_refused |= error.kind() != ErrorKind::NotStored,
             }
         }
         let margin = |holders: usize| holders.checked_sub(1).map(|margin| margin.min(redundancy.parity()));

@@ -57,7 +57,8 @@ pub(super) struct ExtentPlan {
     pub(super) is_due: bool,
     /// Whether somebody's silence leaves open how well the extent is kept.
     pub(super) is_open: bool,
-    /// Indexes that this node is to copy to those who are to hold them.
+    /// Indexes that this node is to copy to those who are to hold them: none while something is due to be rebuilt, for a
+    /// move would change where that is done, but for a node that is leaving.
     pub(super) moves: Vec<Seat>,
     /// Whether every index is with the node that is to hold it.
     pub(super) is_home: bool,
@@ -144,12 +145,16 @@ pub(super) fn plan_extent(
     let is_open = silent && !missing.is_empty();
     let lost: Vec<Seat> = if is_open { Vec::new() } else { seats_for(&missing, ranking, &holders, said) };
     let spare = redundancy.parity().saturating_sub(lost.len());
+    let is_due = !lost.is_empty() && is_urgent(redundancy, spare);
+    let is_repairable = held.len() >= redundancy.data();
+    let may_move = !(is_due && is_repairable) || view.leaving.contains(&local);
     let first_of = |index: u8| holders.iter().find(|node| has(node, index)).copied();
     let lacks = |home: &NodeId, index| takes(said(home)) && !has(home, index);
     let moves = seats
         .iter()
         .copied()
-        .filter(|(index, home)| *home != local && first_of(*index) == Some(local) && lacks(home, *index));
+        .filter(|(index, home)| *home != local && first_of(*index) == Some(local) && lacks(home, *index))
+        .filter(|_| may_move);
     let is_home = seats.iter().all(|(index, home)| has(home, *index));
     let surplus = seats.iter().filter(|(index, home)| is_home && *home != local && has(&local, *index));
     let holdings: Vec<(NodeId, Vec<u8>)> =
@@ -159,7 +164,7 @@ pub(super) fn plan_extent(
         expected: homes.margin(redundancy).unwrap_or(0).min(redundancy.parity()),
         spare,
         turn: holders.iter().position(|node| *node == local),
-        is_due: !lost.is_empty() && is_urgent(redundancy, spare),
+        is_due,
         is_open,
         is_home,
         lost,
@@ -219,6 +224,10 @@ pub(super) struct ManifestPlan {
     pub(super) turn: Option<usize>,
     /// Who is to have it and has said that it has not.
     pub(super) lacking: Vec<NodeId>,
+    /// Members that have it and are not to.
+    pub(super) strays: usize,
+    /// Who has answered that it has not got it and is not to have it either, in the order in which they would be.
+    pub(super) next: Vec<NodeId>,
     /// Whether all who are to have it say that they do.
     pub(super) is_home: bool,
     /// Whether this node may leave as far as this goes: all who are to have it do, or say that it was removed. One of
@@ -245,10 +254,15 @@ pub(super) fn plan_manifest(
     let lacking = |node: &&NodeId| takes(said(node)) && !has(node);
     let is_home = homes.iter().all(has);
     let was_removed = |node: &NodeId| matches!(said(node), Some(Possession::Removed));
+    let others = ranking.manifest_order().into_iter().filter(|node| !homes.contains(node));
+    let (strays, next): (Vec<NodeId>, Vec<NodeId>) =
+        others.filter(|node| takes(said(node)) && !was_removed(node)).partition(has);
     ManifestPlan {
         margin: holders.len().saturating_sub(1).min(redundancy.parity()),
         turn: holders.iter().position(|node| *node == local),
         lacking: homes.iter().filter(lacking).copied().collect(),
+        strays: strays.len(),
+        next,
         is_home,
         is_brought: homes.iter().all(|node| has(node) || was_removed(node)),
         is_surplus: is_home && has(&local) && !homes.contains(&local),
@@ -447,6 +461,9 @@ mod tests {
         answers.insert(away, Some(Possession::Held(vec![])));
         let plan = manifest_plan(&members, &answers, away);
         assert_eq!((plan.margin, plan.turn, &plan.lacking, plan.is_surplus), (0, Some(0), &homes, false));
+        let rest: Vec<NodeId> = rank(&KEY, &members).manifest_order().split_off(homes.len());
+        let without = rest.into_iter().filter(|node| *node != away).collect::<Vec<_>>();
+        assert_eq!((plan.strays, plan.next), (1, without));
         answers.extend(homes.iter().map(|home| (*home, Some(Possession::Held(vec![])))));
         let plan = manifest_plan(&members, &answers, away);
         assert_eq!((plan.margin, plan.lacking, plan.is_surplus), (2, vec![], true));
@@ -482,6 +499,36 @@ mod tests {
             !manifest_plan(&members, &answers, leaver).is_brought,
             "one of them may not know it as removed"
         );
+    }
+
+    #[test]
+    fn what_is_lost_is_rebuilt_before_anything_moves() {
+        let members = members(9);
+        let mut answers = at_home(&members);
+        let homes = rank(&KEY, &members).assign(CODE).unwrap();
+        let (mover, home) = (homes.holders()[0], homes.holders()[1]);
+        // One has the shard of another one too, which that one lacks.
+        answers.insert(mover, Some(Possession::Held(vec![0, 1])));
+        answers.insert(home, Some(Possession::Absent));
+        assert_eq!(plan(&members, &answers, mover).moves, [(1, home)]);
+        answers.insert(homes.holders()[2], Some(Possession::Absent));
+        assert_eq!(plan(&members, &answers, mover).moves, []);
+        // Nothing can be rebuilt where too little is left.
+        answers.insert(homes.holders()[3], Some(Possession::Absent));
+        answers.insert(homes.holders()[4], Some(Possession::Absent));
+        assert_eq!(plan(&members, &answers, mover).moves, [(1, home)]);
+    }
+
+    #[test]
+    fn who_leaves_does_not_wait_for_a_repair() {
+        let members = members(9);
+        let mut answers = at_home(&members);
+        let (leaver, lost) = (holders(&members)[0], holders(&members)[1]);
+        answers.insert(lost, Some(Possession::Absent));
+        let staying: Vec<Member> = members.iter().filter(|member| member.node != leaver).cloned().collect();
+        let view = View { members: staying, leaving: vec![leaver] };
+        let plan = plan_of(CODE, &view, &answers, leaver).unwrap();
+        assert!(plan.is_due && plan.moves.len() == 1, "{plan:?}");
     }
 
     #[test]

@@ -7,12 +7,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::{self, Either};
 use futures::lock::Mutex;
 
 use crate::care::Care;
 use crate::care::findings::{Agenda, Findings, MAX_FINDINGS};
-use crate::care::plan::{ExtentPlan, Seat, View};
+use crate::care::plan::{ExtentPlan, ManifestPlan, Seat, View};
 use crate::care::repair::{Mending, Moved, place_manifest};
 use crate::care::status::CareProgress;
 use crate::care::survey::{
@@ -55,6 +56,11 @@ const MAX_WAITING: usize = 2 * MAX_FINDINGS;
 
 /// For so long a node that took nothing is passed over where another one will do: its disk may be full.
 pub(super) const REFUSED: Duration = Duration::from_secs(240);
+
+/// Whether a node that fails so will do so again if it is soon asked anew.
+fn is_lasting(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::StorageFull | ErrorKind::Poisoned)
+}
 
 /// What is remembered from one round to the next.
 #[derive(Debug, Default)]
@@ -439,12 +445,15 @@ impl Care {
         memory.refused.keys().copied().collect()
     }
 
-    /// Notes what was moved, and who took nothing because it has no room, or because its store takes no writes.
     fn note_moved(&self, moved: &Moved) {
         self.lock_status().progress.bytes_done += moved.written;
+        self.note_refusals(&moved.failed);
+    }
+
+    /// Notes who took nothing because it has no room, or because its store takes no writes.
+    fn note_refusals(&self, failed: &[(NodeId, ErrorKind)]) {
         let now = self.engine.runtime.now();
-        let is_lasting = |kind: &ErrorKind| matches!(kind, ErrorKind::StorageFull | ErrorKind::Poisoned);
-        let refused = moved.failed.iter().filter(|(_, kind)| is_lasting(kind)).map(|(node, _)| (*node, now));
+        let refused = failed.iter().filter(|(_, kind)| is_lasting(*kind)).map(|(node, _)| (*node, now));
         self.memory().refused.extend(refused);
     }
 
@@ -501,28 +510,58 @@ impl Care {
                 continue;
             }
             if !plan.lacking.is_empty() && self.is_my_turn(*entry.id.as_bytes(), plan.turn) {
-                deeds.add(self.spread_manifest(entry.id, &plan.lacking).await);
+                deeds.add(self.spread_manifest(entry.id, &plan).await);
             }
             deeds.add(self.settle_manifest(entry, &plan).await);
         }
         deeds
     }
 
-    async fn spread_manifest(&self, object: ObjectId, lacking: &[NodeId]) -> Deeds {
+    /// Gives a manifest to those who are to have it; where some of them have no room, to others until there are as
+    /// many copies as there should be.
+    async fn spread_manifest(&self, object: ObjectId, plan: &ManifestPlan) -> Deeds {
         let Ok(Some(record)) = self.node.stored_manifest(object).await else { return Deeds::default() };
         let mut deeds = Deeds::default();
-        for node in lacking {
-            match place_manifest(&self.engine, &self.pace, object, &record.manifest, *node).await {
-                Ok(()) => {
-                    count(&self.engine.counters.manifests_repaired, 1);
-                    deeds.acted = true;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "a manifest could not be placed");
-                    deeds.failed = true;
-                }
+        let mut lasting = 0;
+        for node in &plan.lacking {
+            lasting += usize::from(!self.give_manifest(object, &record.manifest, *node, &mut deeds).await);
+        }
+        let mut short = lasting.saturating_sub(plan.strays);
+        for node in &plan.next {
+            if short == 0 {
+                break;
             }
+            short -= usize::from(self.give_manifest(object, &record.manifest, *node, &mut deeds).await);
+        }
+        if lasting > 0 {
+            deeds.add(Deeds::later(self.engine.runtime.now() + REFUSED));
         }
         deeds
+    }
+
+    /// Gives a manifest to a node. False where that takes nothing and will not soon.
+    async fn give_manifest(
+        &self,
+        object: ObjectId,
+        manifest: &Bytes,
+        node: NodeId,
+        deeds: &mut Deeds,
+    ) -> bool {
+        if self.refusing().contains(&node) {
+            return false;
+        }
+        match place_manifest(&self.engine, &self.pace, object, manifest, node).await {
+            Ok(()) => {
+                count(&self.engine.counters.manifests_repaired, 1);
+                deeds.acted = true;
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a manifest could not be placed");
+                deeds.failed = true;
+                self.note_refusals(&[(node, error.kind())]);
+                !is_lasting(error.kind())
+            }
+        }
     }
 }
