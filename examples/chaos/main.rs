@@ -42,11 +42,6 @@ use clap::Parser;
 
 pub(crate) type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
-/// Gives memory back that is free, so that what grows is what the nodes keep. The allocator of glibc keeps it in many
-/// arenas, which take an hour to reach their size.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Kills, stops, cuts off, slows, moves in time and wipes nodes of a mesh, and judges what it answers.
 #[derive(Debug, Parser)]
 #[command(name = "chaos")]

@@ -1,7 +1,7 @@
 //! Removals are told to all who may have been away, and forgotten when all know of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,10 @@ use crate::ports::Instant;
 
 /// How often it is looked whether somebody is to be told something, on average.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// When it is looked again, on average, where somebody was not told everything yet: a store that is new is told of all
+/// removals, the latest last, and until then takes back what is removed.
+const LOOK_SOON: Duration = Duration::from_secs(5);
 
 /// How often a node is asked for the name of its store though there is nothing to tell: one that was wiped has
 /// forgotten what it was told.
@@ -44,7 +48,7 @@ const TOLD_OF_A_LOOK: usize = 64;
 /// Removals of one message, which are 32 KiB.
 const PAGE: usize = 512;
 
-/// Messages to one node in one look: half a megabyte a minute.
+/// Messages to one node in one look: half a megabyte, beside which other work goes on.
 const PAGES_OF_A_LOOK: usize = 16;
 
 /// When each node last said the name of its store.
@@ -55,11 +59,17 @@ impl Care {
     pub(crate) async fn spread_removals(self: Arc<Self>) {
         let greeted = Greeted::default();
         let mut hour = self.engine.runtime.now() + HOUR;
+        let mut pause = LOOK;
         for look in 0.. {
-            self.engine.runtime.sleep_about(LOOK).await;
-            if let Err(error) = self.spread_once(look, &greeted).await {
-                tracing::warn!(%error, "the removals could not be read");
-            }
+            self.engine.runtime.sleep_about(pause).await;
+            pause = match self.spread_once(look, &greeted).await {
+                Ok(true) => LOOK,
+                Ok(false) => LOOK_SOON,
+                Err(error) => {
+                    tracing::warn!(%error, "the removals could not be read");
+                    LOOK
+                }
+            };
             let now = self.engine.runtime.now();
             if now >= hour || is_active(Bug::DropTombstoneSoon) {
                 hour = now + HOUR;
@@ -70,13 +80,14 @@ impl Care {
         }
     }
 
-    async fn spread_once(&self, look: usize, greeted: &Greeted) -> Result<()> {
+    /// Tells others of removals. False where somebody that answers was told a part only.
+    async fn spread_once(&self, look: usize, greeted: &Greeted) -> Result<bool> {
         let told = self.node.told_nodes().await?;
         let mut others = self.others();
         let new: Vec<NodeId> = others.iter().copied().filter(|node| !told.contains_key(node)).collect();
         self.node.keep_account_of(&new).await?;
         if self.node.removals_from(0, 1).await?.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let next = self.node.next_removal().await?;
         // One that leaves still has what it had; a client never had anything, and was never seen to offer anything.
@@ -87,17 +98,21 @@ impl Care {
         // Whoever was away is greeted anew: it may have lost its disk.
         lock(greeted).retain(|node, _| self.engine.peers.is_connected(node));
         let live = others.into_iter().filter(|node| self.engine.peers.is_live(node));
-        let asked = AtomicUsize::new(0);
-        let asked = &asked;
+        let (asked, is_more) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let (asked, is_more) = (&asked, &is_more);
         stream::iter(live)
             .take_while(|_| future::ready(asked.load(Ordering::Relaxed) < TOLD_OF_A_LOOK))
             .for_each_concurrent(AT_ONCE, |node| async move {
-                if let Err(error) = self.tell_removals(node, next, greeted, asked).await {
-                    tracing::debug!(%error, node = %node.fmt_short(), "not told of removals");
+                match self.tell_removals(node, next, greeted, asked).await {
+                    Ok(true) => {}
+                    Ok(false) => is_more.store(true, Ordering::Relaxed),
+                    Err(error) => {
+                        tracing::debug!(%error, node = %node.fmt_short(), "not told of removals");
+                    }
                 }
             })
             .await;
-        Ok(())
+        Ok(!is_more.load(Ordering::Relaxed))
     }
 
     /// The other members that can hold data.
@@ -107,18 +122,19 @@ impl Care {
         members.filter(|node| *node != local).collect()
     }
 
+    /// Tells one node of removals. False where it is on the way to be told them all.
     async fn tell_removals(
         &self,
         node: NodeId,
         next: u64,
         greeted: &Greeted,
         asked: &AtomicUsize,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut told = self.node.told(node).await?;
         let now = self.engine.runtime.now();
         let is_greeted = lock(greeted).get(&node).is_some_and(|at| now - *at < GREET);
         if told.next >= next && is_greeted {
-            return Ok(());
+            return Ok(true);
         }
         asked.fetch_add(1, Ordering::Relaxed);
         for _ in 0..PAGES_OF_A_LOOK {
@@ -141,10 +157,11 @@ impl Care {
             }
             if told.next >= next {
                 lock(greeted).insert(node, now);
-                return Ok(());
+                return Ok(true);
             }
         }
-        Ok(())
+        // A store that is another one each time would have us hurry for ever.
+        Ok(told.next == 0)
     }
 
     /// Forgets what every member that can hold data was told, and what is old enough. Members that are silent count,
