@@ -58,18 +58,24 @@ impl Assignment {
 impl Ranking<'_> {
     /// Assigns every shard index of an extent; `None` where no member can hold data.
     ///
-    /// Every pair of a shard index and a member has a weighted draw of its own, as [`rank`](super::rank) draws for
-    /// members, and the pairs are walked from the smallest score on: an index goes to the first member that has room
-    /// for it. In the first round a node takes one shard, in each further round one more, under two caps: at most
-    /// ceil(n / zones) in a zone and at most ceil(n / nodes) on a node. Where both caps leave no room, because a zone
-    /// has too few nodes, the zone cap is raised by one until there is; the node cap always holds.
+    /// First each index is given a zone, then a node of that zone. Every pair of an index and a zone has a draw of its
+    /// own, and so has every pair of an index and a node, weighted by its capacity as [`rank`](super::rank) weights its
+    /// draws; pairs are walked from the smallest score on, and an index goes to the first that has room. A zone has room
+    /// for ceil(n / zones), and a node for ceil(n / nodes); where zones have too few nodes for that, the cap of zones is
+    /// raised by one until there is room. In a zone a node takes one shard in the first round, and in each further round
+    /// one more.
     ///
-    /// A node that comes or goes so moves the shards that it wins or held, and seldom another: a numbering by rank
-    /// would shift all. Of 4+2 that is 1.0 to 1.2 times its part from twelve nodes of one zone on; where nodes are
-    /// hardly more than shards, one that moves makes another move (seven nodes: 1.4), and so it does where every
-    /// zone has to take a fixed number of them (3 or 6 zones: 1.5 to 1.8). Walking all pairs by their scores is how
-    /// stable pairs are found, after D. Gale and L. Shapley, "College admissions and the stability of marriage"
-    /// (1962), where both sides want the same pair first.
+    /// A node that comes or goes so moves the shards that it wins or held, and seldom another: the zones of indexes do
+    /// not depend on it, and a numbering by rank would shift all. Of 4+2 that is 1.0 to 1.2 times its part in three
+    /// zones or more, and in one zone from twelve nodes on; where there are hardly more nodes than shards, one that moves
+    /// makes another move (one zone of seven nodes: 1.4, of nine: 1.25). Each index cannot have a fixed node and each
+    /// node the same load, so that some of this is left whatever the order. Walking all pairs by their scores is how
+    /// stable pairs are found, after D. Gale and L. Shapley, "College admissions and the stability of marriage" (1962),
+    /// where both sides want the same pair first.
+    ///
+    /// Zones count alike up to n of them, since each takes as much as any other then. More are weighted by their
+    /// capacities, those of several nodes by the power of two below, so that hardly ever a node changes the weight of its
+    /// zone. Where one does, or is the first of a zone, more is moved: its part and about half as much again.
     pub fn assign(&self, redundancy: Redundancy) -> Option<Assignment> {
         Filling::new(self, redundancy, &BTreeSet::new(), vec![None; redundancy.total()])?.finish()
     }
@@ -98,31 +104,52 @@ impl Ranking<'_> {
     }
 }
 
-/// How many more pairs than n are tried for each index before all are: enough that hardly ever an index is left over.
+/// How many more pairs than are needed are tried for each index before all are: enough that hardly ever an index is left
+/// over.
 const NEAR: u128 = 16;
 
-/// A candidate and how many shards it has.
+/// A node and how many shards it has.
 struct Place<'a> {
     member: &'a Member,
     zone: usize,
     held: usize,
 }
 
-/// A shard index that may go to a place, and the draw that says how soon.
+/// A zone, what its nodes hold and have room for.
+#[derive(Default)]
+struct Within {
+    nodes: usize,
+    held: usize,
+    room: usize,
+    capacity: u128,
+}
+
+/// Who may be given an index: a zone, or a node.
+struct Candidate {
+    capacity: u64,
+    /// For each index.
+    draws: Vec<u64>,
+    /// The capacity of all that it competes with.
+    weights: u128,
+    /// How many of the pairs of an index count as near.
+    near: u128,
+}
+
+/// A shard index that may go to a candidate, and the draw that says how soon.
 struct Pair {
     log: u64,
     capacity: u64,
     index: usize,
-    place: usize,
+    candidate: usize,
 }
 
 /// The shards of an extent being handed out.
 struct Filling<'a> {
     key: [u8; 32],
     places: Vec<Place<'a>>,
+    /// By name.
+    zones: BTreeMap<&'a Zone, Within>,
     holders: Vec<Option<NodeId>>,
-    in_zone: Vec<usize>,
-    zone_cap: usize,
     node_cap: usize,
 }
 
@@ -138,52 +165,43 @@ impl<'a> Filling<'a> {
         for node in kept.iter().flatten() {
             *counts.entry(*node).or_default() += 1;
         }
-        let mut zones: BTreeMap<&Zone, usize> = BTreeMap::new();
-        let mut in_zone = Vec::new();
-        let mut places = Vec::new();
-        for member in ranking.members().iter().filter(|member| !failed.contains(&member.node)) {
-            let next = zones.len();
-            let zone = *zones.entry(&member.zone).or_insert(next);
-            let held = counts.get(&member.node).copied().unwrap_or(0);
-            in_zone.resize(zones.len(), 0);
-            if let Some(shards) = in_zone.get_mut(zone) {
-                *shards += held;
-            }
-            places.push(Place { member, zone, held });
+        let live: Vec<&Member> =
+            ranking.members().iter().copied().filter(|member| !failed.contains(&member.node)).collect();
+        let node_cap = redundancy.total().div_ceil(live.len().max(1));
+        let held = |member: &Member| counts.get(&member.node).copied().unwrap_or(0);
+        let mut zones: BTreeMap<&Zone, Within> = BTreeMap::new();
+        for member in &live {
+            let zone = zones.entry(&member.zone).or_default();
+            zone.nodes += 1;
+            zone.held += held(member);
+            zone.room += node_cap.saturating_sub(held(member));
+            zone.capacity += u128::from(member.capacity);
         }
-        (!places.is_empty()).then(|| Self {
-            key: *ranking.key(),
-            zone_cap: redundancy.total().div_ceil(zones.len()),
-            node_cap: redundancy.total().div_ceil(places.len()),
-            places,
-            holders: kept,
-            in_zone,
-        })
+        let numbers: BTreeMap<&Zone, usize> = zones.keys().copied().zip(0..).collect();
+        let place = |member: &&'a Member| {
+            Some(Place { member, zone: *numbers.get(&member.zone)?, held: held(member) })
+        };
+        let places: Vec<Place<'a>> = live.iter().filter_map(place).collect();
+        (!places.is_empty()).then(|| Self { key: *ranking.key(), places, zones, holders: kept, node_cap })
     }
 
     /// Finds a place for every open index.
     fn finish(mut self) -> Option<Assignment> {
+        let zones = self.choose_zones(false);
+        let candidates = self.nodes(&zones);
         // The near pairs are those that a walk of all would try first, so that it can go on where this one ends.
-        let near = self.pairs(Some(self.holders.len() as u128 + NEAR));
+        let near = self.pairs_of_nodes(&zones, &candidates, false);
         self.walk(&near, 1);
-        if self.is_open() {
-            let all = self.pairs(None);
+        if self.holders.iter().any(Option::is_none) {
+            let all = self.pairs_of_nodes(&zones, &candidates, true);
             self.walk_rounds(&all);
         }
         self.holders.into_iter().collect::<Option<_>>().map(|holders| Assignment { holders })
     }
 
-    fn is_open(&self) -> bool {
-        self.holders.iter().any(Option::is_none)
-    }
-
-    /// Walks until all have a place. A zone cap of all shards makes room for all, as the node caps together do.
     fn walk_rounds(&mut self, pairs: &[Pair]) {
-        while self.is_open() && self.zone_cap <= self.holders.len() {
-            for round in 1..=self.node_cap {
-                self.walk(pairs, round);
-            }
-            self.zone_cap += 1;
+        for round in 1..=self.node_cap {
+            self.walk(pairs, round);
         }
     }
 
@@ -191,41 +209,112 @@ impl<'a> Filling<'a> {
     fn walk(&mut self, pairs: &[Pair], round: usize) {
         for pair in pairs {
             let Some(holder) = self.holders.get_mut(pair.index) else { continue };
-            let Some(place) = self.places.get_mut(pair.place) else { continue };
-            let Some(in_zone) = self.in_zone.get_mut(place.zone) else { continue };
-            if holder.is_none() && place.held < round && *in_zone < self.zone_cap {
+            let Some(place) = self.places.get_mut(pair.candidate) else { continue };
+            if holder.is_none() && place.held < round {
                 *holder = Some(place.member.node);
                 place.held += 1;
-                *in_zone += 1;
             }
         }
     }
 
-    /// The pairs of the open indexes, the smallest score first: all of them, or those with scores so small that about
-    /// this many of each index are expected.
-    fn pairs(&self, expected: Option<u128>) -> Vec<Pair> {
-        let weights: u128 = self.places.iter().map(|place| u128::from(place.member.capacity)).sum();
-        let mut pairs = Vec::new();
-        for (place, candidate) in self.places.iter().enumerate() {
-            let capacity = candidate.member.capacity;
-            let draws = draws(&self.key, &candidate.member.node, self.holders.len());
-            for (index, draw) in draws.into_iter().enumerate() {
-                let is_open = self.holders.get(index).is_some_and(Option::is_none);
-                if !is_open || expected.is_some_and(|expected| is_far(draw, capacity, weights, expected)) {
-                    continue;
-                }
-                let log = negative_log2(draw);
-                if expected.is_none_or(|expected| is_near(log, capacity, weights, expected)) {
-                    pairs.push(Pair { log, capacity, index, place });
+    /// The zone of each index; of those that have a holder it says nothing. The near pairs are tried first, unless all
+    /// are to be.
+    fn choose_zones(&self, mut is_all: bool) -> Vec<usize> {
+        let total = self.holders.len();
+        if self.zones.len() == 1 {
+            return vec![0; total];
+        }
+        let is_open = |index: usize| self.holders.get(index).is_some_and(Option::is_none);
+        let mut chosen: Vec<Option<usize>> = vec![None; total];
+        let mut left = (0..total).filter(|index| is_open(*index)).count();
+        let mut held: Vec<usize> = self.zones.values().map(|zone| zone.held).collect();
+        let most: Vec<usize> = self.zones.values().map(|zone| zone.held + zone.room).collect();
+        let mut cap = total.div_ceil(self.zones.len());
+        let candidates = self.weighted_zones();
+        let mut pairs = pairs(&candidates, |index, _| is_open(index), is_all);
+        // Caps of all shards make room for all, as those of the nodes together do.
+        while left > 0 && cap <= total {
+            for pair in &pairs {
+                let Some(chosen) = chosen.get_mut(pair.index) else { continue };
+                let Some(held) = held.get_mut(pair.candidate) else { continue };
+                let most = most.get(pair.candidate).copied().unwrap_or(0);
+                if chosen.is_none() && *held < cap.min(most) {
+                    *chosen = Some(pair.candidate);
+                    *held += 1;
+                    left -= 1;
                 }
             }
+            if is_all {
+                cap += 1;
+            } else if left > 0 {
+                pairs = self::pairs(&candidates, |index, _| is_open(index), true);
+                is_all = true;
+            }
         }
-        let rest = |pair: &Pair| (pair.index, pair.place);
-        pairs.sort_unstable_by(|a, b| {
-            scores((a.log, a.capacity), (b.log, b.capacity)).then_with(|| rest(a).cmp(&rest(b)))
-        });
-        pairs
+        chosen.into_iter().map(Option::unwrap_or_default).collect()
     }
+
+    /// The zones as candidates.
+    fn weighted_zones(&self) -> Vec<Candidate> {
+        let total = self.holders.len();
+        let weight = |zone: &Within| match zone.nodes {
+            _ if self.zones.len() <= total => 1,
+            1 => u64::try_from(zone.capacity).unwrap_or(u64::MAX),
+            _ => 1 << zone.capacity.max(1).ilog2().min(63),
+        };
+        let weights = self.zones.values().map(|zone| u128::from(weight(zone))).sum();
+        let candidate = |(name, zone): (&&Zone, &Within)| Candidate {
+            capacity: weight(zone),
+            draws: draws(&self.key, &[ZONE, name.as_str().as_bytes()], total),
+            weights,
+            near: total as u128 + NEAR,
+        };
+        self.zones.iter().map(candidate).collect()
+    }
+
+    /// The nodes as candidates for the indexes of their zones.
+    fn nodes(&self, zones: &[usize]) -> Vec<Candidate> {
+        let total = self.holders.len();
+        let all: Vec<&Within> = self.zones.values().collect();
+        let candidate = |place: &Place<'_>| Candidate {
+            capacity: place.member.capacity,
+            draws: draws(&self.key, &[place.member.node.as_bytes()], total),
+            weights: all.get(place.zone).map_or(0, |zone| zone.capacity),
+            near: zones.iter().filter(|zone| **zone == place.zone).count() as u128 + NEAR,
+        };
+        self.places.iter().map(candidate).collect()
+    }
+
+    fn pairs_of_nodes(&self, zones: &[usize], candidates: &[Candidate], is_all: bool) -> Vec<Pair> {
+        let is_open = |index: usize, place: usize| {
+            let is_of_it = zones.get(index).copied() == self.places.get(place).map(|place| place.zone);
+            is_of_it && self.holders.get(index).is_some_and(Option::is_none)
+        };
+        pairs(candidates, is_open, is_all)
+    }
+}
+
+/// The pairs of open indexes and candidates, the smallest score first: all of them, or those with scores so small that
+/// about as many of each index are expected as count as near.
+fn pairs(candidates: &[Candidate], is_open: impl Fn(usize, usize) -> bool, is_all: bool) -> Vec<Pair> {
+    let mut pairs = Vec::new();
+    for (number, candidate) in candidates.iter().enumerate() {
+        let (capacity, weights, near) = (candidate.capacity, candidate.weights, candidate.near);
+        for (index, draw) in candidate.draws.iter().enumerate() {
+            if !is_open(index, number) || !is_all && is_far(*draw, capacity, weights, near) {
+                continue;
+            }
+            let log = negative_log2(*draw);
+            if is_all || is_near(log, capacity, weights, near) {
+                pairs.push(Pair { log, capacity, index, candidate: number });
+            }
+        }
+    }
+    let rest = |pair: &Pair| (pair.index, pair.candidate);
+    pairs.sort_unstable_by(|a, b| {
+        scores((a.log, a.capacity), (b.log, b.capacity)).then_with(|| rest(a).cmp(&rest(b)))
+    });
+    pairs
 }
 
 /// Whether -log2(u) / capacity, of which so many of all are expected below it, is in any case greater than
@@ -241,11 +330,18 @@ fn is_near(log: u64, capacity: u64, weights: u128, expected: u128) -> bool {
     u128::from(log) * weights <= (u128::from(capacity) * expected) << LOG_BITS
 }
 
-/// A node's draw for each shard index: the extended BLAKE3 output of its id, keyed with the placement key, from the
-/// second block on (the first one ranks).
-fn draws(key: &[u8; 32], node: &NodeId, indexes: usize) -> Vec<u64> {
+/// What precedes the name of a zone, so that no zone draws as a node.
+const ZONE: &[u8] = b"zone ";
+
+/// The draw of a node or zone for each shard index: the extended BLAKE3 output of its id, keyed with the placement key,
+/// from the second block on (the first one ranks).
+fn draws(key: &[u8; 32], id: &[&[u8]], indexes: usize) -> Vec<u64> {
     let mut bytes = vec![0; indexes.saturating_mul(size_of::<u64>())];
-    let mut output = blake3::Hasher::new_keyed(key).update(node.as_bytes()).finalize_xof();
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    id.iter().for_each(|part| {
+        hasher.update(part);
+    });
+    let mut output = hasher.finalize_xof();
     output.set_position(blake3::BLOCK_LEN as u64);
     output.fill(&mut bytes);
     bytes.as_chunks().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect()
