@@ -117,7 +117,8 @@ impl Work {
         members
     }
 
-    /// Gives the manifest to those who are to have it, or to others where they take nothing; the margins of it before and after.
+    /// Gives the manifest to those who are to have it, or to others where they take nothing; its margins before and
+    /// after.
     async fn manifests(
         &self,
         encoded: &Bytes,

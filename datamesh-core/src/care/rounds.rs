@@ -62,6 +62,16 @@ fn is_lasting(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::StorageFull | ErrorKind::Poisoned)
 }
 
+/// What came of giving a manifest to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Given {
+    Taken,
+    /// It may take it the next time.
+    Failed,
+    /// It has no room, or its store takes no writes.
+    Refused,
+}
+
 /// What is remembered from one round to the next.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
@@ -522,45 +532,47 @@ impl Care {
     async fn spread_manifest(&self, object: ObjectId, plan: &ManifestPlan) -> Deeds {
         let Ok(Some(record)) = self.node.stored_manifest(object).await else { return Deeds::default() };
         let mut deeds = Deeds::default();
-        let mut lasting = 0;
+        let mut refused = 0;
         for node in &plan.lacking {
-            lasting += usize::from(!self.give_manifest(object, &record.manifest, *node, &mut deeds).await);
+            let outcome = self.give_manifest(object, &record.manifest, *node, &mut deeds).await;
+            refused += usize::from(outcome == Given::Refused);
         }
-        let mut short = lasting.saturating_sub(plan.strays);
+        let mut short = refused.saturating_sub(plan.strays);
         for node in &plan.next {
             if short == 0 {
                 break;
             }
-            short -= usize::from(self.give_manifest(object, &record.manifest, *node, &mut deeds).await);
+            let outcome = self.give_manifest(object, &record.manifest, *node, &mut deeds).await;
+            short -= usize::from(outcome == Given::Taken);
         }
-        if lasting > 0 {
+        if refused > 0 {
             deeds.add(Deeds::later(self.engine.runtime.now() + REFUSED));
         }
         deeds
     }
 
-    /// Gives a manifest to a node. False where that takes nothing and will not soon.
+    /// Gives a manifest to a node, unless that lately took nothing.
     async fn give_manifest(
         &self,
         object: ObjectId,
         manifest: &Bytes,
         node: NodeId,
         deeds: &mut Deeds,
-    ) -> bool {
+    ) -> Given {
         if self.refusing().contains(&node) {
-            return false;
+            return Given::Refused;
         }
         match place_manifest(&self.engine, &self.pace, object, manifest, node).await {
             Ok(()) => {
                 count(&self.engine.counters.manifests_repaired, 1);
                 deeds.acted = true;
-                true
+                Given::Taken
             }
             Err(error) => {
                 tracing::debug!(%error, "a manifest could not be placed");
                 deeds.failed = true;
                 self.note_refusals(&[(node, error.kind())]);
-                !is_lasting(error.kind())
+                if is_lasting(error.kind()) { Given::Refused } else { Given::Failed }
             }
         }
     }

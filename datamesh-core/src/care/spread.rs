@@ -160,7 +160,7 @@ impl Care {
                 return Ok(true);
             }
         }
-        // A store that is another one each time would have us hurry for ever.
+        // Who names another store with each answer is told nothing, and there is no hurry to go on with that.
         Ok(told.next == 0)
     }
 

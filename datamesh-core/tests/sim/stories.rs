@@ -263,7 +263,8 @@ pub(crate) fn slow_repair(seed: u64) -> std::result::Result<(), String> {
         let took = (sim.now() - first.unwrap_or(began)).as_secs();
         let copy = lost * 4160 / RATE;
         println!(
-            "seed {seed}: {rebuilt} shards made for {lost}, full margin {took} s after the first shard; {copy} s for one copy at one node's pace"
+            "seed {seed}: {rebuilt} shards made for {lost}, full margin {took} s after the first; {copy} s for one \
+             copy at one node's pace"
         );
         must!(took <= 2 * copy + 30, "{took} s for {lost} shards, which copy in {copy} s");
         must!(rebuilt == lost, "{rebuilt} shards were made anew for {lost} that were lost");
@@ -271,14 +272,14 @@ pub(crate) fn slow_repair(seed: u64) -> std::result::Result<(), String> {
     })
 }
 
-/// A node is lost while the disks of two others take nothing: what these should have goes elsewhere. Six others are
+/// A node is lost while the disks of three others take nothing: what these should have goes elsewhere. Six others are
 /// left, so that each index has a node of its own.
 pub(crate) fn full_disks(seed: u64) -> std::result::Result<(), String> {
-    tell(builder(seed).nodes(9), |sim| async move {
+    tell(builder(seed).nodes(10), |sim| async move {
         let all = put_some(&sim, 12).await?;
         sim.sleep(3 * MINUTE).await;
-        [1, 2].iter().for_each(|node| sim.set_disk_capacity(*node, 0));
-        sim.crash(8);
+        [1, 2, 3].iter().for_each(|node| sim.set_disk_capacity(*node, 0));
+        sim.crash(9);
         sim.sleep(10 * MINUTE).await;
         until_margin(&sim, 0, &all, 2, 5 * MINUTE).await?;
         check_contents(&sim, 0, &all).await

@@ -38,6 +38,7 @@ fn a_node_that_comes_or_goes_moves_little() {
         (12, 6, 6000, 1.2),
         (60, 3, 3000, 1.2),
         (60, 5, 3000, 1.2),
+        (60, 6, 3000, 1.2),
         (60, 12, 3000, 1.2),
     ] {
         let part = moved(&members(nodes, zones), Redundancy::STANDARD, keys) * nodes as f64;
@@ -48,13 +49,12 @@ fn a_node_that_comes_or_goes_moves_little() {
 
 #[test]
 fn a_zone_that_comes_or_goes_moves_more() {
-    let with = |zones: &[usize]| crate::placement::assign::tests::in_zones(zones);
     // Three zones of three nodes, and a fourth one of one node, which takes a shard of every extent but few.
-    let three = with(&[0, 1, 2, 0, 1, 2, 0, 1, 2]);
-    let four = with(&[0, 1, 2, 0, 1, 2, 0, 1, 2, 3]);
-    let ten = with(&(0..40).map(|node| node % 10).collect::<Vec<_>>());
+    let three = in_zones(&[0, 1, 2, 0, 1, 2, 0, 1, 2]);
+    let four = in_zones(&[0, 1, 2, 0, 1, 2, 0, 1, 2, 3]);
+    let ten = in_zones(&(0..40).map(|node| node % 10).collect::<Vec<_>>());
     // One node less makes the weight of its zone half.
-    let fewer = with(&(0..39).map(|node| node % 10).collect::<Vec<_>>());
+    let fewer = in_zones(&(0..39).map(|node| node % 10).collect::<Vec<_>>());
     for (what, less, more, most) in [("a zone", &three, &four, 0.3), ("a zone's weight", &fewer, &ten, 0.1)] {
         let mut moves = 0;
         for i in 0..2000 {
@@ -114,30 +114,20 @@ fn every_index_is_as_likely_on_every_node() {
 
 #[test]
 fn load_follows_capacity_where_there_are_many_nodes() {
-    let mut all = members(60, 1);
-    for (i, member) in all.iter_mut().enumerate() {
-        member.capacity = (1 + i as u64 % 3) << 40;
-    }
-    let load = load(&all, Redundancy::STANDARD, 4_000);
-    for class in 0..3 {
-        let of_class: u64 = load.iter().skip(class).step_by(3).sum();
-        let expected = 24_000.0 * (class as f64 + 1.0) / 6.0;
-        // No node takes two shards of an extent, so that large ones get a little less than their part.
-        assert!((of_class as f64 / expected - 1.0).abs() < 0.08, "class {class}: {of_class}, {expected}");
-    }
-}
-
-#[test]
-fn load_follows_capacity_where_each_node_is_a_zone() {
-    let mut all = crate::placement::assign::tests::in_zones(&(0..60).collect::<Vec<_>>());
-    for (i, member) in all.iter_mut().enumerate() {
-        member.capacity = (1 + i as u64 % 3) << 40;
-    }
-    let load = load(&all, Redundancy::STANDARD, 4_000);
-    for class in 0..3 {
-        let of_class: u64 = load.iter().skip(class).step_by(3).sum();
-        let expected = 24_000.0 * (class as f64 + 1.0) / 6.0;
-        assert!((of_class as f64 / expected - 1.0).abs() < 0.08, "class {class}: {of_class}, {expected}");
+    // All in one zone, and each a zone of its own.
+    for zones in [1, 60] {
+        let mut all = in_zones(&(0..60).map(|node| node % zones).collect::<Vec<_>>());
+        for (i, member) in all.iter_mut().enumerate() {
+            member.capacity = (1 + i as u64 % 3) << 40;
+        }
+        let load = load(&all, Redundancy::STANDARD, 4_000);
+        for class in 0..3 {
+            let of_class: u64 = load.iter().skip(class).step_by(3).sum();
+            let expected = 24_000.0 * (class as f64 + 1.0) / 6.0;
+            // No node takes two shards of an extent, so that large ones get a little less than their part.
+            let part = of_class as f64 / expected;
+            assert!((part - 1.0).abs() < 0.08, "{zones} zones, class {class}: {of_class}, {expected}");
+        }
     }
 }
 
