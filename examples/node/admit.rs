@@ -106,10 +106,9 @@ pub(crate) async fn rotate_key(mesh: &Mesh, overlap: Duration, output: Output) -
 }
 
 /// Tells who joined a mesh that admits by certificate what is still missing.
-pub(crate) fn tell(node: NodeId, output: Output) {
-    let text = "this mesh asks for a certificate; whoever has its admission key issues one";
-    output.result(&json!({ "needs_certificate": node.to_string() }), || {
-        say!("{text}:  node admit {node} --key FILE");
-        say!("and this node is run with it once:  node run DIR --certificate CERTIFICATE");
-    });
+pub(crate) fn tell(node: NodeId) {
+    say!(
+        "this mesh asks for a certificate; whoever has its admission key issues one:  node admit {node} --key FILE"
+    );
+    say!("and this node is run with it once:  node run DIR --certificate CERTIFICATE");
 }

@@ -148,7 +148,7 @@ pub(crate) async fn init(
     let node = mesh.node_id();
     mesh.shutdown().await?;
     settings.write(directory)?;
-    tell(directory, node, output);
+    tell(directory, node, false, output);
     Ok(())
 }
 
@@ -160,10 +160,7 @@ pub(crate) async fn join(directory: &Path, settings: Settings, ticket: Ticket, o
     let (node, is_admitting) = (mesh.node_id(), !mesh.admission_keys().is_empty());
     mesh.shutdown().await?;
     settings.or(Settings::read(directory)?).write(directory)?;
-    tell(directory, node, output);
-    if is_admitting {
-        admit::tell(node, output);
-    }
+    tell(directory, node, is_admitting, output);
     Ok(())
 }
 
@@ -179,12 +176,16 @@ pub(crate) async fn open(directory: &Path) -> Result<Mesh> {
     }
 }
 
-fn tell(directory: &Path, node: datamesh::NodeId, output: Output) {
+fn tell(directory: &Path, node: datamesh::NodeId, needs_certificate: bool, output: Output) {
     let data = directory.display().to_string();
-    output.result(&json!({ "node": node.to_string(), "data": data }), || {
+    let value = json!({ "node": node.to_string(), "data": data, "needs_certificate": needs_certificate });
+    output.result(&value, || {
         say!("node    {node}");
         say!("data    {data}");
         say!("Run it:  node run {data}");
+        if needs_certificate {
+            admit::tell(node);
+        }
     });
 }
 

@@ -101,8 +101,8 @@ impl ExtentPlan {
     }
 }
 
-/// Decides for an extent, by the ranking of the view's members and the homes it assigns; `None` where it was removed,
-/// or no member can hold it.
+/// Decides for an extent, by the ranking of the view's members and the homes it assigns, which keep what they have of
+/// it; `None` where it was removed, or no member can hold it.
 pub(super) fn plan_extent(
     ranking: &Ranking<'_>,
     homes: &Assignment,
@@ -139,6 +139,9 @@ pub(super) fn plan_extent(
     }
     let near = ranking.nodes().take(reach(redundancy)).chain(view.leaving.iter().copied());
     let silent = near.filter_map(|node| answers.get(&node)).any(Option::is_none);
+    let holdings: Vec<(NodeId, Vec<u8>)> =
+        holders.iter().filter_map(|node| Some((*node, said(node)?.indexes().to_vec()))).collect();
+    let homes = homes.keeping(&holdings);
     let seats: Vec<Seat> = (0..=u8::MAX).zip(homes.holders().iter().copied()).collect();
     let missing: Vec<Seat> = seats.iter().copied().filter(|(index, _)| !held.contains(index)).collect();
 
@@ -157,8 +160,6 @@ pub(super) fn plan_extent(
         .filter(|_| may_move);
     let is_home = seats.iter().all(|(index, home)| has(home, *index));
     let surplus = seats.iter().filter(|(index, home)| is_home && *home != local && has(&local, *index));
-    let holdings: Vec<(NodeId, Vec<u8>)> =
-        holders.iter().filter_map(|node| Some((*node, said(node)?.indexes().to_vec()))).collect();
     Some(ExtentPlan {
         margin: margin(&holdings, redundancy.data()).map(|margin| margin.min(redundancy.parity())),
         expected: homes.margin(redundancy).unwrap_or(0).min(redundancy.parity()),
@@ -420,8 +421,30 @@ mod tests {
             assert!(plan.lost.is_empty() && !plan.is_home);
             moved.extend(plan.moves.into_iter().map(|(index, home)| (index, home, member.node)));
         }
-        assert!(moved.iter().all(|(_, home, _)| *home != leaver));
-        assert!(its.iter().all(|index| moved.iter().any(|(i, _, from)| i == index && *from == leaver)));
+        assert!(moved.iter().all(|(_, home, from)| *home != leaver && *from == leaver));
+        assert_eq!(moved.iter().map(|(index, ..)| *index).collect::<Vec<_>>(), its, "and nobody else's");
+    }
+
+    #[test]
+    fn who_is_to_hold_one_shard_keeps_another() {
+        let members = members(9);
+        let homes = rank(&KEY, &members).assign(CODE).unwrap();
+        let mut answers = at_home(&members);
+        let [first, second, third] = [0, 1, 2].map(|index| homes.holders()[index]);
+        for (node, index) in [(first, 1), (second, 2), (third, 0)] {
+            answers.insert(node, Some(Possession::Held(vec![index])));
+        }
+        for member in &members {
+            let plan = plan(&members, &answers, member.node);
+            assert!(plan.is_home && plan.moves.is_empty() && plan.surplus.is_empty(), "{plan:?}");
+        }
+        // What one of them loses is made there again.
+        answers.insert(third, Some(Possession::Absent));
+        assert_eq!(plan(&members, &answers, first).lost, [(0, third)]);
+        // One that is silent leaves its place open, and nobody moves.
+        answers.insert(third, None);
+        let silent = plan(&members, &answers, first);
+        assert!(silent.is_open && silent.moves.is_empty() && silent.lost.is_empty());
     }
 
     #[test]

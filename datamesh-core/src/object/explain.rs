@@ -41,7 +41,8 @@ pub struct ShardPlace {
     pub index: u8,
     /// Who holds it.
     pub holders: Vec<NodeId>,
-    /// Who should, by the ranking of all members.
+    /// Who should, by the ranking of all members: of the nodes that it names for the extent, the one that has the shard
+    /// already, or the one that it names for this index.
     pub computed: Option<NodeId>,
     /// Why they are there and not elsewhere.
     pub reason: PlaceReason,
@@ -122,7 +123,8 @@ pub(crate) async fn explain(engine: Arc<Engine>, capability: Capability) -> Resu
     let mut shards = Vec::new();
     for (number, extent) in health.extents.iter().enumerate() {
         let placement = manifest.placement_of(number as u64);
-        let computed = rank(placement.as_bytes(), &members).assign(health.redundancy);
+        let assigned = rank(placement.as_bytes(), &members).assign(health.redundancy);
+        let computed = assigned.map(|assigned| assigned.keeping(&extent.holders));
         for index in 0..health.redundancy.total() {
             let Ok(index) = u8::try_from(index) else { break };
             let has = |(_, indexes): &&(NodeId, Vec<u8>)| indexes.contains(&index);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::format::Zone;
 use crate::id::NodeId;
 use crate::placement::Member;
-use crate::placement::margin::margin;
+use crate::placement::margin::{Indexes, margin};
 use crate::placement::rank::{LOG_BITS, Ranking, negative_log2, scores};
 use crate::ports::Redundancy;
 
@@ -45,6 +45,24 @@ impl Assignment {
         self.indexed().filter(|(index, node)| earlier.holder(usize::from(*index)) != Some(*node)).collect()
     }
 
+    /// The same holders with as many shards each, but as few that must move as possible, from what is held already.
+    ///
+    /// Which of its nodes has which shard of an extent is nothing to the code. So who comes or goes costs the shards that
+    /// it wins or held, and no other: by the numbering alone another one would move now and then, and often where there
+    /// are hardly more nodes than shards. What stays is a greatest matching of indexes with places (augmenting paths,
+    /// C. Berge, "Two theorems in graph theory", 1957), which begins with those that are in their own place; what must
+    /// move goes to its own place where that is free. The same holdings give the same on every node.
+    #[must_use]
+    pub fn keeping(&self, holdings: &[(NodeId, Vec<u8>)]) -> Self {
+        let mut held: BTreeMap<NodeId, Indexes> = BTreeMap::new();
+        for (node, indexes) in holdings {
+            let held = held.entry(*node).or_default();
+            indexes.iter().for_each(|index| held.insert(*index));
+        }
+        let has = self.holders.iter().map(|node| held.get(node).copied().unwrap_or_default()).collect();
+        Seating::new(has).finish(&self.holders)
+    }
+
     /// How many holders may be lost so that k shards remain, when every holder has what it should.
     pub fn margin(&self, redundancy: Redundancy) -> Option<usize> {
         margin(&self.by_node(), redundancy.data())
@@ -52,6 +70,71 @@ impl Assignment {
 
     fn indexed(&self) -> impl Iterator<Item = (u8, NodeId)> + '_ {
         (0..=u8::MAX).zip(self.holders.iter().copied())
+    }
+}
+
+/// Indexes being given to the places of an assignment, so that most of them stay where they are.
+struct Seating {
+    /// What the node of each place has.
+    has: Vec<Indexes>,
+    /// The index that each place is given.
+    given: Vec<Option<u8>>,
+}
+
+impl Seating {
+    /// Each index that is in its own place has that, and as many others as can have one where they are.
+    fn new(has: Vec<Indexes>) -> Self {
+        let own = |(place, has): (u8, &Indexes)| has.contains(place).then_some(place);
+        let given = (0..=u8::MAX).zip(&has).map(own).collect();
+        let mut seating = Self { has, given };
+        let open: Vec<u8> =
+            (0..=u8::MAX).zip(&seating.given).filter(|(_, own)| own.is_none()).map(|(i, _)| i).collect();
+        let mut tried = vec![false; seating.has.len()];
+        for index in open {
+            // What was tried in vain stays so until a place is given to another index.
+            if seating.seat(index, &mut tried) {
+                tried.fill(false);
+            }
+        }
+        seating
+    }
+
+    /// Finds a place for an index, and if need be others for those that are in the way.
+    fn seat(&mut self, index: u8, tried: &mut [bool]) -> bool {
+        for place in 0..self.has.len() {
+            let may = self.has.get(place).is_some_and(|has| has.contains(index));
+            let Some(tried_here) = tried.get_mut(place) else { continue };
+            if !may || std::mem::replace(tried_here, true) {
+                continue;
+            }
+            let there = self.given.get(place).copied().flatten();
+            if there.is_none_or(|other| self.seat(other, tried)) {
+                if let Some(given) = self.given.get_mut(place) {
+                    *given = Some(index);
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The holder of each index: of those that have no place yet the own one, if it is free, or the first that is.
+    fn finish(mut self, nodes: &[NodeId]) -> Assignment {
+        let seated: BTreeSet<u8> = self.given.iter().flatten().copied().collect();
+        let mut rest: Vec<u8> =
+            (0..=u8::MAX).take(nodes.len()).filter(|index| !seated.contains(index)).collect();
+        rest.retain(|index| match self.given.get_mut(usize::from(*index)) {
+            Some(own @ None) => own.replace(*index).is_some(),
+            _ => true,
+        });
+        let mut rest = rest.into_iter();
+        for given in self.given.iter_mut().filter(|given| given.is_none()) {
+            *given = rest.next();
+        }
+        let mut seats: Vec<(u8, NodeId)> =
+            self.given.iter().zip(nodes).filter_map(|(index, node)| Some(((*index)?, *node))).collect();
+        seats.sort_unstable_by_key(|(index, _)| *index);
+        Assignment { holders: seats.into_iter().map(|(_, node)| node).collect() }
     }
 }
 
@@ -65,13 +148,11 @@ impl Ranking<'_> {
     /// raised by one until there is room. In a zone a node takes one shard in the first round, and in each further round
     /// one more.
     ///
-    /// A node that comes or goes so moves the shards that it wins or held, and seldom another: the zones of indexes do
-    /// not depend on it, and a numbering by rank would shift all. Of 4+2 that is 1.0 to 1.2 times its part in three
-    /// zones or more, and in one zone from twelve nodes on; where there are hardly more nodes than shards, one that moves
-    /// makes another move (one zone of seven nodes: 1.4, of nine: 1.25). Each index cannot have a fixed node and each
-    /// node the same load, so that some of this is left whatever the order. Walking all pairs by their scores is how
-    /// stable pairs are found, after D. Gale and L. Shapley, "College admissions and the stability of marriage" (1962),
-    /// where both sides want the same pair first.
+    /// A node that comes or goes so changes the holders of the shards that it wins or held, and seldom of another: the
+    /// zones of indexes do not depend on it, and a numbering by rank would shift all. What changes but their order need
+    /// not move ([`Assignment::keeping`]), and then no more than 1.13 times its part does, in zones as well as in one.
+    /// Walking all pairs by their scores is how stable pairs are found, after D. Gale and L. Shapley, "College admissions
+    /// and the stability of marriage" (1962), where both sides want the same pair first.
     ///
     /// Zones count alike up to n of them, since each takes as much as any other then. More are weighted by their
     /// capacities, those of several nodes by the power of two below, so that hardly ever a node changes the weight of its

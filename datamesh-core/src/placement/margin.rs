@@ -103,6 +103,10 @@ impl Indexes {
         }
     }
 
+    pub(super) fn contains(&self, index: u8) -> bool {
+        self.0.get(usize::from(index >> 6)).is_some_and(|word| word >> (index & 63) & 1 == 1)
+    }
+
     pub(super) fn with(mut self, other: &Self) -> Self {
         self.0.iter_mut().zip(other.0).for_each(|(word, more)| *word |= more);
         self

@@ -36,6 +36,11 @@ fn who_joins_is_given_its_share() {
 }
 
 #[test]
+fn who_comes_or_goes_moves_its_share_and_no_more() {
+    each(3, comings_and_goings);
+}
+
+#[test]
 fn nothing_is_given_up_for_a_node_that_cannot_take_it() {
     each(2, full_newcomer);
 }

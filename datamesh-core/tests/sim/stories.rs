@@ -189,6 +189,51 @@ pub(crate) fn newcomers(seed: u64) -> std::result::Result<(), String> {
     })
 }
 
+/// The holders of each index of each extent of each object.
+async fn places(sim: &SimMesh, asker: usize, all: &[Capability]) -> Result<Vec<Vec<NodeId>>> {
+    let mut places = Vec::new();
+    for capability in all {
+        places.extend(
+            sim.mesh(asker)?.explain(capability).await?.shards.into_iter().map(|place| place.holders),
+        );
+    }
+    Ok(places)
+}
+
+/// Nodes join and leave in a mesh that has hardly more of them than an object has shards: each time only what the one
+/// that comes or goes is to hold or held gets another holder, and all can be read whatever the order of the shards.
+pub(crate) fn comings_and_goings(seed: u64) -> std::result::Result<(), String> {
+    tell(builder(seed).nodes(7), |sim| async move {
+        let all = put_some(&sim, 24).await?;
+        sim.sleep(3 * MINUTE).await;
+        let (mut changed, mut asker) = (0, 6);
+        for round in 0..6 {
+            let before = places(&sim, asker, &all).await?;
+            let leaver = round / 2;
+            if round % 2 == 0 {
+                asker = sim.add().await?;
+            } else {
+                sim.mesh(leaver)?.drain().deadline(20 * MINUTE).await?;
+                sim.stop(leaver).await?;
+            }
+            sim.sleep(30 * MINUTE).await;
+            let strange = out_of_place(&sim, asker, &all).await?;
+            must!(
+                strange == (0, 0),
+                "round {round}: {strange:?} indexes are out of place after half an hour"
+            );
+            let after = places(&sim, asker, &all).await?;
+            changed += before.iter().zip(&after).filter(|(before, after)| before != after).count();
+            check_contents(&sim, asker, &all).await?;
+        }
+        // One of eight came or went six times.
+        let percent = changed * 100 * 8 / (6 * 24 * 6);
+        println!("seed {seed}: {percent} % of 1/N of the indexes got another holder");
+        must!(percent <= 120, "{percent} % of 1/N of the indexes got another holder");
+        Ok(())
+    })
+}
+
 /// A node joins whose disk takes nothing: nobody gives anything up for it.
 pub(crate) fn full_newcomer(seed: u64) -> std::result::Result<(), String> {
     tell(builder(seed).nodes(8), |sim| async move {

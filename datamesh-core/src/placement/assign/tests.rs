@@ -112,6 +112,32 @@ proptest! {
         prop_assert!(most <= redundancy.total().div_ceil(live.len()));
     }
 
+    /// Whatever is held by whom: the same nodes hold as many shards each, and no order of the nodes keeps more.
+    #[test]
+    fn as_much_as_can_be_is_kept(
+        nodes in 1usize..7, held in proptest::collection::vec(proptest::collection::btree_set(0u8..8, 0..4), 7), seed: u64
+    ) {
+        let all = members(nodes, 1);
+        let redundancy = Redundancy::new(3, 2).unwrap();
+        let assigned = rank(&key(seed), &all).assign(redundancy).unwrap();
+        // Of nodes that are no members too, and indexes that there are not.
+        let holdings: Vec<(NodeId, Vec<u8>)> =
+            (0..7).map(node).zip(held).map(|(node, held)| (node, held.into_iter().collect())).collect();
+        let has = |node: &NodeId, index: u8| holdings.iter().any(|(n, held)| n == node && held.contains(&index));
+        let kept = |holders: &[NodeId]| (0..).zip(holders).filter(|(index, node)| has(node, *index)).count();
+        let keeping = assigned.keeping(&holdings);
+        let sorted = |assigned: &Assignment| {
+            let mut nodes = assigned.holders().to_vec();
+            nodes.sort_unstable();
+            nodes
+        };
+        prop_assert_eq!(sorted(&keeping), sorted(&assigned));
+        let all = orders(5);
+        let in_order = |order: &Vec<usize>| order.iter().map(|place| assigned.holders()[*place]).collect::<Vec<_>>();
+        let most = all.iter().map(|order| kept(&in_order(order))).max().unwrap();
+        prop_assert_eq!(kept(keeping.holders()), most);
+    }
+
     #[test]
     fn replacement_keeps_the_zone_cap_where_zones_are_wide(lost in 0usize..24, seed: u64) {
         let all = members(24, 4);
@@ -119,6 +145,36 @@ proptest! {
         let before = ranking.assign(Redundancy::STANDARD).unwrap();
         let after = ranking.replacement(Redundancy::STANDARD, &before, &[node(lost)].into()).unwrap();
         prop_assert!(zones_of(&all, &after).values().all(|count| *count <= 2));
+    }
+}
+
+/// All orders of so many numbers.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    let Some(last) = count.checked_sub(1) else { return vec![Vec::new()] };
+    let insert = |order: Vec<usize>| {
+        (0..=order.len()).map(move |at| {
+            let mut order = order.clone();
+            order.insert(at, last);
+            order
+        })
+    };
+    orders(last).into_iter().flat_map(insert).collect()
+}
+
+#[test]
+fn nothing_that_is_held_moves_for_the_order_alone() {
+    // Everybody has the shard of the next one, and two codes have as many indexes as there can be.
+    for (nodes, k, m) in [(9, 4, 2), (256, 128, 128), (5, 128, 128)] {
+        let all = members(nodes, 1);
+        let assigned = rank(&key(5), &all).assign(Redundancy::new(k, m).unwrap()).unwrap();
+        let mut turned = assigned.holders().to_vec();
+        turned.rotate_left(1);
+        let turned = Assignment { holders: turned };
+        assert_eq!(assigned.keeping(&turned.by_node()), turned);
+        assert_eq!(assigned.keeping(&[]), assigned);
+        // Who claims everything has its own place, and what nobody else has.
+        let liar = (assigned.holders()[0], (0..=u8::MAX).collect());
+        assert_eq!(assigned.keeping(&[liar]).holder(0), assigned.holder(0));
     }
 }
 
