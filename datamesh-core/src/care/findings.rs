@@ -41,7 +41,7 @@ pub(super) struct Tally {
     pub(super) margins: Margins,
     /// Extents and manifests that this node has something of.
     pub(super) held: u64,
-    /// Those of them of which not everything is where it should be.
+    /// Those of them of which not everything is where it should be, or, of a node that leaves, as safe without it.
     pub(super) away: u64,
 }
 
@@ -51,7 +51,7 @@ impl Tally {
             self.margins.note(plan.margin, plan.expected, plan.is_open);
         }
         self.held += 1;
-        self.away += u64::from(!plan.is_home);
+        self.away += u64::from(!plan.is_brought);
     }
 
     fn note_manifest(&mut self, plan: &ManifestPlan) {
@@ -198,6 +198,8 @@ mod tests {
             is_open: false,
             moves: Vec::new(),
             is_home: true,
+            is_leaving: false,
+            is_brought: true,
             surplus: Vec::new(),
             homes: Vec::new(),
             answering: Vec::new(),
@@ -207,7 +209,15 @@ mod tests {
 
     fn short(spare: usize) -> ExtentPlan {
         let lost = vec![(5, crate::id::NodeId::from_bytes([1; 32]))];
-        ExtentPlan { margin: Some(spare), spare, lost, is_due: true, is_home: false, ..settled() }
+        ExtentPlan {
+            margin: Some(spare),
+            spare,
+            lost,
+            is_due: true,
+            is_home: false,
+            is_brought: false,
+            ..settled()
+        }
     }
 
     #[test]

@@ -62,6 +62,10 @@ pub(super) struct ExtentPlan {
     pub(super) moves: Vec<Seat>,
     /// Whether every index is with the node that is to hold it.
     pub(super) is_home: bool,
+    /// Whether this node is leaving.
+    pub(super) is_leaving: bool,
+    /// Whether this node may leave as far as this goes: everything is at home, or those who stay hold it as safely.
+    pub(super) is_brought: bool,
     /// Indexes that this node may give up: everything is where it should be, in `homes`.
     pub(super) surplus: Vec<u8>,
     /// Who is to hold each index.
@@ -85,7 +89,8 @@ impl ExtentPlan {
         let mut places: Vec<Seat> = Vec::with_capacity(seats.len());
         for (index, _) in seats {
             let load = |node: &NodeId| {
-                let taken = self.lost.iter().chain(&places).filter(|(_, other)| other == node).count();
+                let given = self.lost.iter().chain(&self.moves).chain(&places);
+                let taken = given.filter(|(_, other)| other == node).count();
                 held(node).map_or(0, |(_, indexes)| indexes.len()) + taken
             };
             let willing = self.answering.iter().filter(|node| !refusing.contains(node));
@@ -150,7 +155,8 @@ pub(super) fn plan_extent(
     let spare = redundancy.parity().saturating_sub(lost.len());
     let is_due = !lost.is_empty() && is_urgent(redundancy, spare);
     let is_repairable = held.len() >= redundancy.data();
-    let may_move = !(is_due && is_repairable) || view.leaving.contains(&local);
+    let is_leaving = view.leaving.contains(&local);
+    let may_move = !(is_due && is_repairable) || is_leaving;
     let first_of = |index: u8| holders.iter().find(|node| has(node, index)).copied();
     let lacks = |home: &NodeId, index| takes(said(home)) && !has(home, index);
     let moves = seats
@@ -160,14 +166,22 @@ pub(super) fn plan_extent(
         .filter(|_| may_move);
     let is_home = seats.iter().all(|(index, home)| has(home, *index));
     let surplus = seats.iter().filter(|(index, home)| is_home && *home != local && has(&local, *index));
+    let expected = homes.margin(redundancy).unwrap_or(0).min(redundancy.parity());
+    let mut staying = holdings.clone();
+    staying.retain(|(node, _)| !view.leaving.contains(node));
+    let is_with = |index: &u8| staying.iter().any(|(_, held)| held.contains(index));
+    let is_kept = || margin(&staying, redundancy.data()) >= Some(expected);
+    let is_brought = is_home || is_leaving && seats.iter().all(|(index, _)| is_with(index)) && is_kept();
     Some(ExtentPlan {
         margin: margin(&holdings, redundancy.data()).map(|margin| margin.min(redundancy.parity())),
-        expected: homes.margin(redundancy).unwrap_or(0).min(redundancy.parity()),
+        expected,
         spare,
         turn: holders.iter().position(|node| *node == local),
         is_due,
         is_open,
         is_home,
+        is_leaving,
+        is_brought,
         lost,
         moves: moves.collect(),
         surplus: surplus.map(|(index, _)| *index).collect(),
@@ -231,8 +245,8 @@ pub(super) struct ManifestPlan {
     pub(super) next: Vec<NodeId>,
     /// Whether all who are to have it say that they do.
     pub(super) is_home: bool,
-    /// Whether this node may leave as far as this goes: all who are to have it do, or say that it was removed. One of
-    /// them is honest, where no more are hostile than the code bears.
+    /// Whether this node may leave as far as this goes: all who are to have it do, or say that it was removed, or as many
+    /// others of those who stay have it. One of them is honest, where no more are hostile than the code bears.
     pub(super) is_brought: bool,
     /// Whether this node may give it up: all who are to have it, do.
     pub(super) is_surplus: bool,
@@ -265,7 +279,9 @@ pub(super) fn plan_manifest(
         strays: strays.len(),
         next,
         is_home,
-        is_brought: homes.iter().all(|node| has(node) || was_removed(node)),
+        is_brought: homes.iter().all(|node| has(node) || was_removed(node))
+            || view.leaving.contains(&local)
+                && homes.iter().filter(|node| has(node)).count() + strays.len() >= homes.len(),
         is_surplus: is_home && has(&local) && !homes.contains(&local),
         homes: homes.to_vec(),
     }
@@ -540,6 +556,56 @@ mod tests {
         answers.insert(homes.holders()[3], Some(Possession::Absent));
         answers.insert(homes.holders()[4], Some(Possession::Absent));
         assert_eq!(plan(&members, &answers, mover).moves, [(1, home)]);
+    }
+
+    #[test]
+    fn who_leaves_does_not_wait_for_room_at_home() {
+        let all = members(9);
+        let leaver = first_holder(&all);
+        let mut answers = at_home(&all);
+        let rest: Vec<Member> = all.iter().filter(|member| member.node != leaver).cloned().collect();
+        let view = View { members: rest, leaving: vec![leaver] };
+        let plan = plan_of(CODE, &view, &answers, leaver).unwrap();
+        let [(index, home)] = plan.moves[..] else { panic!("{plan:?}") };
+        let elsewhere = plan.elsewhere(&plan.moves, &BTreeSet::from([home]));
+        assert!(elsewhere[0].1 != home && !plan.is_brought, "{plan:?}");
+        let answer = answers.insert(elsewhere[0].1, Some(Possession::Held(vec![index])));
+        assert_eq!(answer, Some(Some(Possession::Absent)), "who has none takes it");
+        let plan = plan_of(CODE, &view, &answers, leaver).unwrap();
+        assert!(plan.is_brought && !plan.is_home && plan.moves.is_empty(), "{plan:?}");
+        // The other one brings it home when there is room, and is not done before.
+        let other = plan_of(CODE, &view, &answers, elsewhere[0].1).unwrap();
+        assert_eq!((other.moves, other.is_brought), (vec![(index, home)], false));
+        // With who has another shard already it is less safe.
+        answers.insert(elsewhere[0].1, Some(Possession::Absent));
+        let (full, its) = answers.iter().find(|(n, said)| **n != leaver && has_some(said)).unwrap();
+        let both = its.iter().flat_map(|said| said.indexes().to_vec()).chain([index]).collect();
+        answers.insert(*full, Some(Possession::Held(both)));
+        assert!(!plan_of(CODE, &view, &answers, leaver).unwrap().is_brought);
+    }
+
+    fn has_some(said: &Option<Possession>) -> bool {
+        said.as_ref().is_some_and(|said| !said.indexes().is_empty())
+    }
+
+    #[test]
+    fn a_manifest_that_others_have_keeps_nobody() {
+        let all = members(9);
+        let homes = rank(&KEY, &all).manifest_holders(CODE);
+        let leaver = all.iter().map(|m| m.node).find(|node| !homes.contains(node)).unwrap();
+        let rest: Vec<Member> = all.iter().filter(|member| member.node != leaver).cloned().collect();
+        let view = View { members: rest.clone(), leaving: vec![leaver] };
+        let held = || Some(Possession::Held(vec![]));
+        let mut answers: Answers = all.iter().map(|m| (m.node, Some(Possession::Absent))).collect();
+        answers.extend([(leaver, held()), (homes[0], held()), (homes[1], held())]);
+        let plan = |answers: &Answers| {
+            let ranking = rank(&KEY, &rest);
+            plan_manifest(&ranking, &ranking.manifest_holders(CODE), CODE, &view, answers, leaver)
+        };
+        let next = plan(&answers).next[0];
+        assert!(!plan(&answers).is_brought, "two of three");
+        answers.insert(next, held());
+        assert!(plan(&answers).is_brought && !plan(&answers).is_home);
     }
 
     #[test]

@@ -50,7 +50,12 @@ impl Care {
     async fn copy_home(&self, entry: &Entry<ExtentId>, plan: &ExtentPlan) -> Deeds {
         let at = self.roster().quiet_since(&entry.key, entry.redundancy) + self.options.settle;
         let refusing = self.refusing();
-        let moves: Vec<_> = plan.moves.iter().copied().filter(|(_, node)| !refusing.contains(node)).collect();
+        let (refused, mut moves): (Vec<_>, Vec<_>) =
+            plan.moves.iter().copied().partition(|(_, node)| refusing.contains(node));
+        if plan.is_leaving {
+            // Who leaves does not wait for room: others take it, and bring it home later.
+            moves.extend(plan.elsewhere(&refused, &refusing));
+        }
         let again = self.engine.runtime.now() + REFUSED;
         if moves.is_empty() {
             return Deeds::later(again);

@@ -17,7 +17,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Leaves the mesh politely; see [`Mesh::drain`].
 ///
-/// It is done when everybody who is to hold what this node held has said in a recount that it does.
+/// It is done when those who stay have said in a recount that they hold what this node held: those who are to, or,
+/// where a disk is full, others with whom it is as safe.
 ///
 /// # Errors
 /// `Unavailable` when no other member can hold data; `Busy` while care is paused; the store's own; `TimedOut` after the
@@ -78,6 +79,10 @@ impl Core {
             return Err(Error::new(ErrorKind::Unavailable, text));
         }
         self.announce_leaving().await?;
+        if let Some(until) = self.node.promise_no_more() {
+            let runtime = &self.engine.runtime;
+            runtime.sleep(until - runtime.now()).await;
+        }
         // The round that is under way may have begun before.
         let begun = self.care.status().rounds;
         self.care.wake();

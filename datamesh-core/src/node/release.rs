@@ -36,17 +36,23 @@ type Thing = ([u8; 32], u8);
 pub(super) struct Promises {
     kept: BTreeMap<Thing, Instant>,
     leaving: BTreeMap<Thing, usize>,
+    /// When the last promise was made.
+    last: Option<Instant>,
+    /// Whether none is made any more.
+    is_over: bool,
 }
 
 impl Promises {
     fn promise(&mut self, thing: Thing, now: Instant) -> bool {
         self.forget_old(now);
-        if self.leaving.contains_key(&thing)
+        if self.is_over
+            || self.leaving.contains_key(&thing)
             || (self.kept.len() >= MAX_PROMISES && !self.kept.contains_key(&thing))
         {
             return false;
         }
         self.kept.insert(thing, now + PROMISE);
+        self.last = Some(now);
         true
     }
 
@@ -123,6 +129,14 @@ impl Node {
         let now = self.runtime.now();
         let mut promises = self.promises();
         indexes.iter().copied().filter(|index| promises.promise((id, *index), now)).collect()
+    }
+
+    /// Promises nothing any more, for this node is to leave the mesh. What it sees of others before this time may be
+    /// without what they still give up on an earlier promise.
+    pub(crate) fn promise_no_more(&self) -> Option<Instant> {
+        let mut promises = self.promises();
+        promises.is_over = true;
+        Some(promises.last? + ACT_WITHIN)
     }
 
     /// Marks what is to be given up; `None` where any of it is promised to another.

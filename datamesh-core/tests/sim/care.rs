@@ -46,6 +46,11 @@ fn nothing_is_given_up_for_a_node_that_cannot_take_it() {
 }
 
 #[test]
+fn who_leaves_does_not_wait_for_full_disks() {
+    each(4, leaves_full_disks);
+}
+
+#[test]
 fn an_unsteady_node_moves_nothing() {
     each(2, unsteady_node);
 }

@@ -251,6 +251,25 @@ pub(crate) fn full_newcomer(seed: u64) -> std::result::Result<(), String> {
     })
 }
 
+/// A node leaves while the disks of two others are full: what it held goes to those that have room.
+pub(crate) fn leaves_full_disks(seed: u64) -> std::result::Result<(), String> {
+    tell(builder(seed).nodes(10), |sim| async move {
+        let all = put_some(&sim, 20).await?;
+        sim.sleep(3 * MINUTE).await;
+        for full in [3, 4] {
+            sim.set_disk_capacity(full, 0);
+        }
+        let begun = sim.now();
+        sim.mesh(5)?.drain().deadline(10 * MINUTE).await?;
+        println!("seed {seed}: left after {} s", (sim.now() - begun).as_secs());
+        sim.stop(5).await?;
+        let margins: Vec<_> = healths(&sim, 0, &all).await?.iter().map(|health| health.margin).collect();
+        must!(margins.iter().all(|margin| *margin >= Some(2)), "margins fell to {margins:?}");
+        sim.sleep(5 * MINUTE).await;
+        check_contents(&sim, 0, &all).await
+    })
+}
+
 /// A node comes back every minute with another capacity: as long as that goes on nothing is moved for it.
 pub(crate) fn unsteady_node(seed: u64) -> std::result::Result<(), String> {
     tell(builder(seed).nodes(8), |sim| async move {

@@ -57,6 +57,19 @@ fn what_is_released_is_gone_and_the_rest_stays() {
 }
 
 #[test]
+fn who_leaves_promises_nothing_more() {
+    let fixture = Fixture::new();
+    let (shards, layout) = sample(0);
+    fixture.store(&layout, &shards);
+    assert_eq!(keep(&fixture, &layout, &[0]), Possession::Held(vec![0]));
+    let until = fixture.node.promise_no_more();
+    assert!(until.is_some(), "who was promised something may still act on it");
+    assert_eq!(keep(&fixture, &layout, &[0, 1]), Possession::Held(vec![]));
+    let unasked = Fixture::new();
+    assert_eq!(unasked.node.promise_no_more(), None);
+}
+
+#[test]
 fn who_promised_to_keep_does_not_give_up() {
     let fixture = Fixture::new();
     let (shards, layout) = sample(0);
