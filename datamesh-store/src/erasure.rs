@@ -1,7 +1,7 @@
 //! Reed-Solomon over GF(2^16), as reed-solomon-simd computes it.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use datamesh_core::ports::{CodeId, ErasureCode, Redundancy};
 use datamesh_core::{Error, ErrorKind, Result};
@@ -22,9 +22,13 @@ const RESTORED_COLUMN_BYTES: usize = 512 << 10;
 /// code at the same time. Others are dropped after use.
 const MAX_IDLE: usize = 16;
 
+/// One that was not used in so many calls is dropped: what a burst took, a decoder of 2 MiB for a usual stripe, is given
+/// back once fewer are at work at a time.
+const UNUSED_CALLS: u64 = 64;
+
 /// The default [`ErasureCode`]: systematic Reed-Solomon over GF(2^16) (Leopard), code 1.
 ///
-/// It keeps the working space of past calls for the next ones, at most 16 encoders and 16 decoders.
+/// It keeps the working space of the last calls for the next ones, at most 16 encoders and 16 decoders.
 ///
 /// ```
 /// use datamesh_core::ports::{ErasureCode, Redundancy};
@@ -186,24 +190,41 @@ impl fmt::Debug for ReedSolomon {
 }
 
 /// Working space that waits for the next call.
-struct Pool<T>(Mutex<Vec<T>>);
+struct Pool<T>(Mutex<Idle<T>>);
+
+struct Idle<T> {
+    /// With the number of the call that used each last; the one used last is the last, and taken first.
+    items: Vec<(u64, T)>,
+    calls: u64,
+}
 
 impl<T> Pool<T> {
+    fn idle(&self) -> MutexGuard<'_, Idle<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(&self) -> Option<T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        self.idle().items.pop().map(|(_, item)| item)
     }
 
     fn give_back(&self, item: T) {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MAX_IDLE {
-            idle.push(item);
+        let mut idle = self.idle();
+        idle.calls = idle.calls.wrapping_add(1);
+        let calls = idle.calls;
+        if idle.items.len() < MAX_IDLE {
+            idle.items.push((calls, item));
         }
+        let unused = idle.items.first().is_some_and(|(last, _)| calls.wrapping_sub(*last) >= UNUSED_CALLS);
+        let unused = unused.then(|| idle.items.remove(0));
+        // What it holds is given back outside of the lock.
+        drop(idle);
+        drop(unused);
     }
 }
 
 impl<T> Default for Pool<T> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self(Mutex::new(Idle { items: Vec::new(), calls: 0 }))
     }
 }
 
@@ -244,4 +265,22 @@ fn invalid(message: String) -> Error {
 
 fn refused(source: reed_solomon_simd::Error) -> Error {
     Error::new(ErrorKind::InvalidInput, "the erasure code refused its arguments").with_source(source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_burst_took_is_given_back() {
+        let pool = Pool::default();
+        (0..20).for_each(|number| pool.give_back(number));
+        assert_eq!(pool.idle().items.len(), MAX_IDLE, "the others were dropped");
+        // Two at a time keep two.
+        for _ in 0..20 * UNUSED_CALLS {
+            let both = [pool.take().unwrap(), pool.take().unwrap()];
+            both.into_iter().for_each(|item| pool.give_back(item));
+        }
+        assert_eq!(pool.idle().items.len(), 2);
+    }
 }

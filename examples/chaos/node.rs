@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use datamesh::ports::{Instant, Job, Runtime, Task, Timestamp};
 use datamesh::runtime::NativeRuntime;
+use datamesh::store::{DiskOptions, DiskStore};
 use datamesh::{Builder, CareOptions, Margins, Mesh, NodeId, TransportPreference};
 use futures::executor::block_on;
 use serde_json::{Value, json};
@@ -29,6 +30,10 @@ const SCRUB_PERIOD: Duration = Duration::from_secs(60);
 
 /// How often it tells how it is.
 const TELL_EVERY: Duration = Duration::from_millis(500);
+
+/// The cache of its store, a quarter of the usual one: it is full, and memory no longer grows for it, before memory is
+/// judged.
+const CACHE_BYTES: usize = 1 << 20;
 
 /// How long leaving may take.
 const LEAVE_LIMIT: Duration = Duration::from_secs(120);
@@ -106,9 +111,12 @@ pub(crate) fn run(directory: &Path, told: &Told) -> Result<()> {
         .with_settle(SETTLE)
         .with_survey_interval(SURVEY_INTERVAL)
         .with_scrub_period(SCRUB_PERIOD);
+    let mut disk = DiskOptions::default();
+    disk.cache_bytes = CACHE_BYTES;
     let runtime = Shifted { runtime: NativeRuntime::shared()?, by: told.clock };
     let mut builder = networked()
         .path(directory)
+        .storage(DiskStore::open(directory, disk)?)
         .runtime(Arc::new(runtime))
         // The same for all: they share one disk, of which each would see what the others leave.
         .capacity(1 << 40)
