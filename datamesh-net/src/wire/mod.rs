@@ -45,6 +45,9 @@ const MAX_PEERS: usize = 4096;
 /// Commands that wait for the transport's thread; then whoever asks waits.
 const COMMANDS: usize = 256;
 
+/// For so long the end of a transport waits for lookups that are under way.
+const LAST_LOOKUPS: Duration = Duration::from_millis(500);
+
 /// Both ways of a byte stream.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 
@@ -252,6 +255,13 @@ fn live<A, Life: Future<Output = ()>>(
             Err(error) => drop(ready.send(Err(error))),
         }
     });
+    end(runtime);
+}
+
+/// Ends all that still runs, but for what the system does not end: the lookup of a name takes a thread until the
+/// system's resolver answers, and if that is not soon, the thread ends by itself later.
+fn end(runtime: runtime::Runtime) {
+    runtime.shutdown_timeout(LAST_LOOKUPS);
 }
 
 /// Waits until the peer has room for another call.
@@ -329,5 +339,19 @@ mod tests {
             let most = Duration::from_millis(most);
             assert!(wait <= most && wait >= most / 2, "{failures}: {wait:?}");
         }
+    }
+    #[test]
+    fn a_lookup_that_hangs_does_not_keep_the_end() {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (answer, resolver) = std::sync::mpsc::channel::<()>();
+        let (started, has_started) = std::sync::mpsc::channel();
+        runtime.spawn_blocking(move || {
+            started.send(()).unwrap();
+            resolver.recv()
+        });
+        has_started.recv().unwrap();
+        // With the runtime dropped this would never return.
+        end(runtime);
+        drop(answer);
     }
 }
