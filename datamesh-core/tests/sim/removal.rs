@@ -172,6 +172,38 @@ pub(crate) fn puts_go_on_while_much_is_removed(seed: u64) -> Option<String> {
     })
 }
 
+/// A store that is new is told of more removals than fit one look, and the rest of them soon after the first.
+pub(crate) fn a_new_store_learns_of_all_removals_at_once(seed: u64) -> Option<String> {
+    tell(mesh(seed).nodes(3), |sim| async move {
+        let sim = &sim;
+        for _ in 0..560 {
+            let put_and_remove = |node: usize| async move {
+                let object = sim.mesh(node)?.put(vec![1; 100]).await?.capability;
+                sim.mesh(node)?.remove(&object).await.map(drop)
+            };
+            let done = join_all((0..15).map(|number| put_and_remove(number % 3))).await;
+            done.into_iter().collect::<Result<()>>()?;
+        }
+        sim.wipe(2);
+        sim.restart(2).await?;
+        let (all, known) = (sim.records(0, Table::Tombstones), || sim.records(2, Table::Tombstones));
+        must(all > 8192, format!("{all} removals fit one look"))?;
+        while known() == 0 {
+            sim.sleep(Duration::from_millis(100)).await;
+        }
+        let (mut last, mut longest) = ((known(), sim.now()), Duration::ZERO);
+        while known() < all && longest < MINUTE {
+            sim.sleep(Duration::from_millis(100)).await;
+            longest = longest.max(sim.now() - last.1);
+            if known() > last.0 {
+                last = (known(), sim.now());
+            }
+        }
+        println!("seed {seed}: {longest:?} at most between two of {all} removals");
+        must(longest < Duration::from_secs(15), format!("nothing was told for {longest:?}"))
+    })
+}
+
 /// Removing works where the disks are full, and makes room.
 pub(crate) fn removing_makes_room(seed: u64) -> Option<String> {
     tell(mesh(seed), |sim| async move {

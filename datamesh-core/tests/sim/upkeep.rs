@@ -47,6 +47,11 @@ fn puts_go_on_while_much_is_removed() {
 }
 
 #[test]
+fn a_new_store_learns_of_all_removals_at_once() {
+    all_end_well(0..1, removal::a_new_store_learns_of_all_removals_at_once);
+}
+
+#[test]
 fn removing_makes_room() {
     all_end_well(0..2, removal::removing_makes_room);
 }
