@@ -23,7 +23,7 @@ const RESTORED_COLUMN_BYTES: usize = 512 << 10;
 const MAX_IDLE: usize = 16;
 
 /// One that was not used in so many calls is dropped: what a burst took, a decoder of 2 MiB for a usual stripe, is given
-/// back once fewer are at work at a time.
+/// back in the calls that follow, once fewer are at work at a time.
 const UNUSED_CALLS: u64 = 64;
 
 /// The default [`ErasureCode`]: systematic Reed-Solomon over GF(2^16) (Leopard), code 1.

@@ -97,7 +97,9 @@ impl Care {
         let assigned = rank(layout.placement.as_bytes(), &members).assign(layout.redundancy);
         let by_node = assigned.map(|assigned| assigned.by_node()).unwrap_or_default();
         let local = self.engine.peers.local();
-        by_node.into_iter().map(|(node, _)| node).filter(|node| *node != local).collect()
+        let holders = by_node.into_iter().map(|(node, _)| node);
+        // What is brought to others may be with whoever leaves alone, so that its word counts as well.
+        holders.chain(self.engine.peers.leaving_holders()).filter(|node| *node != local).collect()
     }
 
     /// Asks a node what it has of an extent and to prove some of that. `None` where it says that it has nothing: that

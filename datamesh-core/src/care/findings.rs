@@ -200,6 +200,7 @@ mod tests {
             is_home: true,
             is_leaving: false,
             is_brought: true,
+            may_stray: Vec::new(),
             surplus: Vec::new(),
             homes: Vec::new(),
             answering: Vec::new(),

@@ -209,7 +209,11 @@ impl Work {
         let total = layout.redundancy.total();
         let clip = |answer: &mut Option<Possession>| *answer = answer.take().map(|said| said.of_total(total));
         answers.values_mut().for_each(clip);
-        let view = View { members: self.answering(report), leaving: self.engine.peers.leaving_holders() };
+        let view = View {
+            members: self.answering(report),
+            leaving: self.engine.peers.leaving_holders(),
+            ..View::default()
+        };
         let ranking = rank(layout.placement.as_bytes(), &view.members);
         let homes = ranking.assign(layout.redundancy)?;
         plan_extent(&ranking, &homes, layout.redundancy, &view, &answers, self.engine.peers.local())

@@ -176,7 +176,8 @@ impl Care {
 
     /// Who may hold data now, and who may have some.
     fn view(&self) -> View {
-        View { members: self.engine.peers.reliable_members(), leaving: self.engine.peers.leaving_members() }
+        let (members, leaving) = (self.engine.peers.reliable_members(), self.engine.peers.leaving_members());
+        View { members, leaving, refusing: self.refusing() }
     }
 
     /// One round; says when the next is due, or `None` where it was cut short.

@@ -88,8 +88,8 @@ pub struct CareStatus {
     pub margins: Margins,
     /// Extents and manifests that this node has something of.
     pub held: u64,
-    /// Those of them of which not everything is with the nodes that are to hold it. Manifests that these say were removed
-    /// are none of them.
+    /// Those of them of which not everything is with the nodes that are to hold it; of a node that is leaving, those that
+    /// would be held less safely without it. Manifests that these say were removed are none of them.
     pub away: u64,
     /// The bytes that may be moved in a second.
     pub bytes_per_second: u64,

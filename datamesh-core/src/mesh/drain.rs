@@ -11,18 +11,21 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mesh::requests::run;
 use crate::mesh::{Core, Mesh};
 use crate::object::{Progress, ProgressFn};
+use crate::peers::closed;
 
 /// How often it is looked how far care has come.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Leaves the mesh politely; see [`Mesh::drain`].
 ///
-/// It is done when those who stay have said in a recount that they hold what this node held: those who are to, or,
-/// where a disk is full, others with whom it is as safe.
+/// It is done when those who are to hold what this node held have said in a recount that they do, or, where they have no
+/// room, others; and when those who stay survive the loss of as many nodes and zones as they did with it.
 ///
 /// # Errors
 /// `Unavailable` when no other member can hold data; `Busy` while care is paused; the store's own; `TimedOut` after the
-/// deadline. It waits for members that are silent, so give it a deadline.
+/// deadline; `Closed` when the mesh is shut down meanwhile. It waits for members that are silent and are to hold something
+/// of it, for room where nobody else would hold it as safely, and up to a minute for others to whom this node promised to
+/// keep something, so give it a deadline.
 ///
 /// # Cancel safety
 /// Dropping the future leaves the node leaving: care goes on bringing its shards to others until it is opened again.
@@ -80,17 +83,15 @@ impl Core {
         }
         self.announce_leaving().await?;
         if let Some(until) = self.node.promise_no_more() {
-            let runtime = &self.engine.runtime;
-            runtime.sleep(until - runtime.now()).await;
+            while self.engine.runtime.now() < until {
+                self.wait_to_drain().await?;
+            }
         }
         // The round that is under way may have begun before.
         let begun = self.care.status().rounds;
         self.care.wake();
         loop {
             let status = self.care.status();
-            if status.paused {
-                return Err(Error::new(ErrorKind::Busy, "care is paused on this node; resume it to drain"));
-            }
             let is_recounted = status.rounds > begun.saturating_add(1);
             if let Some(progress) = progress.as_ref().filter(|_| is_recounted) {
                 progress(Progress::new(status.held.saturating_sub(status.away), Some(status.held)));
@@ -102,7 +103,19 @@ impl Core {
             if status.away == 0 {
                 self.care.wake();
             }
-            self.engine.runtime.sleep(LOOK_AGAIN).await;
+            self.wait_to_drain().await?;
         }
+    }
+
+    /// Waits a moment, unless nothing goes on.
+    async fn wait_to_drain(&self) -> Result<()> {
+        if self.care.status().paused {
+            return Err(Error::new(ErrorKind::Busy, "care is paused on this node; resume it to drain"));
+        }
+        if self.tasks.is_stopped() {
+            return Err(closed());
+        }
+        self.engine.runtime.sleep(LOOK_AGAIN).await;
+        Ok(())
     }
 }

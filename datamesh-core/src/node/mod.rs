@@ -149,7 +149,8 @@ impl Node {
         let staging = Mutex::new(Staging::new(MAX_STAGED_SHARDS, options.staged_bytes));
         let extents = std::array::from_fn(|_| Gate::default());
         let gate = Gate::default();
-        let (promises, written) = (Mutex::default(), written::Log::default());
+        let promises = Mutex::new(Promises::new(&*storage, runtime.now()).await);
+        let written = written::Log::default();
         let set_asides = AtomicU64::default();
         Ok(Arc::new(Self {
             storage,

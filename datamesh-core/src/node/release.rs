@@ -16,7 +16,7 @@ use super::{Answer, Node, id_key, use_key};
 use crate::error::Result;
 use crate::format::{Layout, Manifest, Possession, Reply};
 use crate::id::{ExtentId, NodeId, ObjectId};
-use crate::ports::{Batch, Instant, Table};
+use crate::ports::{Batch, DynStorage, Instant, Table};
 
 /// For how long a promise to keep something holds.
 const PROMISE: Duration = Duration::from_secs(3600);
@@ -36,13 +36,23 @@ type Thing = ([u8; 32], u8);
 pub(super) struct Promises {
     kept: BTreeMap<Thing, Instant>,
     leaving: BTreeMap<Thing, usize>,
-    /// When the last promise was made.
+    /// When the last promise was made, or may have been.
     last: Option<Instant>,
     /// Whether none is made any more.
     is_over: bool,
 }
 
 impl Promises {
+    /// None yet; but whoever has something may have promised to keep it just before it was opened.
+    pub(super) async fn new(storage: &dyn DynStorage, now: Instant) -> Self {
+        let mut is_empty = true;
+        for table in [Table::Extents, Table::Manifests] {
+            let page = storage.scan_records(table, Bytes::new(), None, 1).await;
+            is_empty &= page.is_ok_and(|page| page.records.is_empty());
+        }
+        Self { last: (!is_empty).then_some(now), ..Self::default() }
+    }
+
     fn promise(&mut self, thing: Thing, now: Instant) -> bool {
         self.forget_old(now);
         if self.is_over

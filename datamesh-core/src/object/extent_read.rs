@@ -37,6 +37,9 @@ pub(crate) struct ExtentReader {
     engine: Arc<Engine>,
     id: ExtentId,
     layout: Layout,
+    /// To whom the ranking assigns it. They keep what they have whatever the order, so that one may have the shard of
+    /// another.
+    homes: Vec<NodeId>,
     known: Mutex<Known>,
     describing: Gate,
 }
@@ -46,6 +49,8 @@ pub(crate) struct ExtentReader {
 struct Known {
     /// Who is believed to hold each shard index, best guess first.
     holders: Vec<Vec<NodeId>>,
+    /// Whether those to whom it is assigned were asked what they have, and whether all members were.
+    asked: bool,
     described: bool,
     /// Who failed in this read.
     failed: BTreeSet<NodeId>,
@@ -86,7 +91,14 @@ impl ExtentReader {
         let holder = |index| guess.as_ref().and_then(|guess| guess.holder(index)).into_iter().collect();
         let known =
             Known { holders: (0..layout.redundancy.total()).map(holder).collect(), ..Known::default() };
-        Self { engine: Arc::clone(engine), id, layout, known: Mutex::new(known), describing: Gate::default() }
+        let homes =
+            guess.map_or_else(Vec::new, |guess| guess.by_node().into_iter().map(|(node, _)| node).collect());
+        Self { homes, ..Self::with(engine, id, layout, known) }
+    }
+
+    fn with(engine: &Arc<Engine>, id: ExtentId, layout: Layout, known: Known) -> Self {
+        let (engine, homes) = (Arc::clone(engine), Vec::new());
+        Self { engine, id, layout, homes, known: Mutex::new(known), describing: Gate::default() }
     }
 
     /// A reader of an extent of which this node has a record.
@@ -106,8 +118,7 @@ impl ExtentReader {
         };
         let holders = |index| holdings.iter().filter(has(index)).map(|(node, _)| *node).collect();
         let holders = (0..layout.redundancy.total()).map(holders).collect();
-        let known = Known { holders, ..Known::default() };
-        Self { engine: Arc::clone(engine), id, layout, known: Mutex::new(known), describing: Gate::default() }
+        Self::with(engine, id, layout, Known { holders, ..Known::default() })
     }
 
     /// Asks the extent's holders for its layout, then the others by rank, and checks it against its name.
@@ -265,7 +276,7 @@ impl ExtentReader {
             }
             if fetches.is_empty() {
                 if !std::mem::replace(&mut collecting.described, true) {
-                    self.describe().await;
+                    self.describe(true).await;
                     continue;
                 }
                 return Err(self.too_few(collecting.have(), need));
@@ -274,14 +285,20 @@ impl ExtentReader {
             let next = fetches.next();
             pin_mut!(next);
             match future::select(next, hedge).await {
-                Either::Left((Some((index, node, answer)), _)) => self.take(index, node, answer, collecting),
+                Either::Left((Some((index, node, answer)), _)) => {
+                    let is_absent = matches!(answer, Ok(None));
+                    self.take(index, node, answer, collecting);
+                    if is_absent && collecting.have() < need {
+                        self.describe(false).await;
+                    }
+                }
                 Either::Left((None, _)) => {}
                 Either::Right(_) => {
                     // Whoever owes an answer may owe it for long: others may have what it has.
                     if self.next_candidate(collecting).is_none()
                         && !std::mem::replace(&mut collecting.described, true)
                     {
-                        self.describe().await;
+                        self.describe(true).await;
                     }
                     if collecting.extra < self.layout.redundancy.total() {
                         collecting.extra += 1;
@@ -381,15 +398,18 @@ impl ExtentReader {
         let _ = self.engine.runtime.spawn(hint.boxed());
     }
 
-    /// Asks every member what it holds of the extent, once for all segments.
-    async fn describe(&self) {
+    /// Asks what they hold of the extent those to whom it is assigned, or every member, once for all segments.
+    async fn describe(&self, is_all: bool) {
         let _one_at_a_time = self.describing.alone().await;
-        if self.known().described {
+        let is_done = |known: &Known| known.described || known.asked && !is_all;
+        if is_done(&self.known()) {
             return;
         }
-        let holdings = self.holdings().await;
+        let nodes = if is_all { self.engine.peers.possible_holders() } else { self.homes.clone() };
+        let holdings = self.holdings_of(nodes).await;
         let mut known = self.known();
-        known.described = true;
+        known.asked = true;
+        known.described |= is_all;
         for (node, answer) in holdings {
             match answer {
                 Ok(indexes) => {
@@ -408,7 +428,10 @@ impl ExtentReader {
 
     /// What every member that may hold data says that it holds of the extent.
     pub(crate) async fn holdings(&self) -> Vec<(NodeId, Result<Vec<u8>>)> {
-        let nodes = self.engine.peers.possible_holders();
+        self.holdings_of(self.engine.peers.possible_holders()).await
+    }
+
+    async fn holdings_of(&self, nodes: Vec<NodeId>) -> Vec<(NodeId, Result<Vec<u8>>)> {
         let total = self.layout.redundancy.total();
         let ask = |node: NodeId| {
             let request = Request::Describe { extents: vec![self.id] };

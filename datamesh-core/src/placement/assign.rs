@@ -150,7 +150,7 @@ impl Ranking<'_> {
     ///
     /// A node that comes or goes so changes the holders of the shards that it wins or held, and seldom of another: the
     /// zones of indexes do not depend on it, and a numbering by rank would shift all. What changes but their order need
-    /// not move ([`Assignment::keeping`]), and then no more than 1.13 times its part does, in zones as well as in one.
+    /// not move ([`Assignment::keeping`]), and then its part does and hardly more, in zones as well as in one.
     /// Walking all pairs by their scores is how stable pairs are found, after D. Gale and L. Shapley, "College admissions
     /// and the stability of marriage" (1962), where both sides want the same pair first.
     ///

@@ -226,6 +226,8 @@ pub(crate) fn comings_and_goings(seed: u64) -> std::result::Result<(), String> {
             changed += before.iter().zip(&after).filter(|(before, after)| before != after).count();
             check_contents(&sim, asker, &all).await?;
         }
+        let decoded = sum(&sim, |metrics| metrics.segments_reconstructed);
+        must!(decoded == 0, "{decoded} segments were made from parity while every shard was there");
         // One of eight came or went six times.
         let percent = changed * 100 * 8 / (6 * 24 * 6);
         println!("seed {seed}: {percent} % of 1/N of the indexes got another holder");
