@@ -1,12 +1,12 @@
 //! Everything to its place: shards and manifests go where the ranking of the members wants them, by copy, and what is
 //! then held twice is given up later.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use crate::care::Care;
-use crate::care::plan::{ExtentPlan, ManifestPlan, Seat};
+use crate::care::plan::{ExtentPlan, ManifestPlan};
 use crate::care::rounds::{Deeds, REFUSED};
 use crate::care::survey::Entry;
 use crate::error::Result;
@@ -50,14 +50,14 @@ impl Care {
     async fn copy_home(&self, entry: &Entry<ExtentId>, plan: &ExtentPlan) -> Deeds {
         let at = self.roster().quiet_since(&entry.key, entry.redundancy) + self.options.settle;
         let refusing = self.refusing();
-        let moves = self.with_room(plan, &plan.moves, &refusing);
+        let moves = plan.with_room(&plan.moves, &refusing);
         let again = self.engine.runtime.now() + REFUSED;
         if moves.is_empty() {
             return Deeds::later(again);
         }
         let is_short = moves.len() < plan.moves.len();
         let work = async {
-            let mut left = moves;
+            let (mut left, mut is_all) = (moves, true);
             // Who has no room is found by asking, and each time it is one more.
             for _ in 0..=plan.answering.len() {
                 let moved = self.fill(entry.id, &plan.holders, &left).await?.unwrap_or_default();
@@ -67,10 +67,11 @@ impl Care {
                 let refusing = self.refusing();
                 let refused: Vec<_> =
                     left.iter().copied().filter(|(_, node)| refusing.contains(node)).collect();
-                let others = self.with_room(plan, &refused, &refusing);
+                let others = plan.with_room(&refused, &refusing);
                 if others.is_empty() {
                     break;
                 }
+                is_all &= others.len() == refused.len();
                 left.retain(|seat| !refused.contains(seat));
                 left.extend(others);
             }
@@ -80,26 +81,13 @@ impl Care {
                     self.node.release_extent(entry.id, &indexes, &leaving).await?;
                 }
             }
-            Ok(left.is_empty())
+            Ok(is_all && left.is_empty())
         };
         let mut deeds = self.when_settled(at, work).await;
         if is_short {
             deeds.add(Deeds::later(again));
         }
         deeds
-    }
-
-    /// Of these moves those whose nodes take something, and others in place of the rest where that may be: who leaves
-    /// does not wait for room, and those who stay bring it home later.
-    fn with_room(&self, plan: &ExtentPlan, moves: &[Seat], refusing: &BTreeSet<NodeId>) -> Vec<Seat> {
-        let (mut refused, mut with_room): (Vec<Seat>, Vec<Seat>) =
-            moves.iter().copied().partition(|(_, node)| refusing.contains(node));
-        refused.retain(|(index, _)| plan.may_stray.contains(index));
-        let elsewhere = plan.elsewhere(&refused, refusing);
-        let is_empty = |node: &NodeId| !plan.holders.iter().any(|(holder, _)| holder == node);
-        // With whoever has some already it is no safer than here.
-        with_room.extend(elsewhere.into_iter().filter(|(_, node)| plan.is_leaving || is_empty(node)));
-        with_room
     }
 
     /// Gives up shards that others have, after these looked at their copies, and after all who are to hold anything of

@@ -14,7 +14,9 @@ fn moved(all: &[Member], redundancy: Redundancy, keys: u64) -> [f64; 3] {
         let with = rank(&key(i), all).assign(redundancy).unwrap();
         let without = rank(&key(i), &fewer).assign(redundancy).unwrap();
         let kept = |then: &Assignment, now: &Assignment| now.keeping(&then.by_node()).changes(then).len();
-        let counts = [kept(&with, &without), kept(&without, &with), without.changes(&with).len()];
+        let alone = without.changes(&with).len();
+        assert_eq!(alone, with.changes(&without).len(), "coming moves what going moves");
+        let counts = [kept(&with, &without), kept(&without, &with), alone];
         moves.iter_mut().zip(counts).for_each(|(all, count)| *all += count);
     }
     moves.map(|moves| moves as f64 / (keys * redundancy.total() as u64) as f64)
@@ -24,28 +26,33 @@ fn moved(all: &[Member], redundancy: Redundancy, keys: u64) -> [f64; 3] {
 fn a_node_that_comes_or_goes_moves_little() {
     let standard = Redundancy::STANDARD;
     let wide = Redundancy::new(10, 4).unwrap();
-    for (redundancy, nodes, zones) in [
-        (standard, 7, 1),
-        (standard, 9, 1),
-        (standard, 12, 1),
-        (standard, 20, 1),
-        (standard, 40, 1),
-        (standard, 9, 3),
-        (standard, 12, 3),
-        (standard, 12, 4),
-        (standard, 12, 6),
-        (standard, 60, 3),
-        (standard, 60, 5),
-        (standard, 60, 12),
-        (wide, 15, 1),
-        (wide, 20, 4),
+    for (redundancy, nodes, zones, keys, most_alone) in [
+        // By the numbering alone one that moves often makes another move where there are hardly more nodes than shards.
+        (standard, 7, 1, 3000, 1.55),
+        (standard, 9, 1, 3000, 1.35),
+        (standard, 12, 1, 6000, 1.2),
+        (standard, 20, 1, 3000, 1.2),
+        (standard, 40, 1, 3000, 1.2),
+        (standard, 9, 3, 6000, 1.2),
+        (standard, 12, 3, 6000, 1.2),
+        (standard, 12, 4, 6000, 1.2),
+        (standard, 12, 6, 6000, 1.2),
+        (standard, 60, 3, 3000, 1.2),
+        (standard, 60, 5, 3000, 1.2),
+        (standard, 60, 6, 3000, 1.2),
+        (standard, 60, 12, 3000, 1.2),
+        (wide, 15, 1, 1000, 1.85),
+        (wide, 20, 4, 1000, 1.35),
     ] {
-        let parts = moved(&members(nodes, zones), redundancy, 3000).map(|part| part * nodes as f64);
+        let parts = moved(&members(nodes, zones), redundancy, keys).map(|part| part * nodes as f64);
         let [goes, comes, alone] = parts;
         println!(
             "{redundancy}, {nodes} nodes in {zones} zones: {goes:.3}/N of the shards move for one that goes, {comes:.3}/N for one that comes ({alone:.3}/N by the numbering alone)"
         );
-        assert!(goes <= 1.2 && comes <= 1.2 && alone <= 1.9, "{redundancy}, {nodes} in {zones}: {parts:?}");
+        assert!(
+            goes <= 1.1 && comes <= 1.1 && alone <= most_alone,
+            "{redundancy}, {nodes} in {zones}: {parts:?}"
+        );
     }
 }
 
@@ -57,16 +64,19 @@ fn a_zone_that_comes_or_goes_moves_more() {
     let ten = in_zones(&(0..40).map(|node| node % 10).collect::<Vec<_>>());
     // One node less makes the weight of its zone half.
     let fewer = in_zones(&(0..39).map(|node| node % 10).collect::<Vec<_>>());
-    for (what, less, more, most) in [("a zone", &three, &four, 0.3), ("a zone's weight", &fewer, &ten, 0.1)] {
-        let mut moves = 0;
+    for (what, less, more, most) in
+        [("a zone", &three, &four, [0.2, 0.3]), ("a zone's weight", &fewer, &ten, [0.08, 0.1])]
+    {
+        let mut moves = [0, 0];
         for i in 0..2000 {
             let [less, more] =
                 [less, more].map(|all| rank(&key(i), all).assign(Redundancy::STANDARD).unwrap());
-            moves += more.keeping(&less.by_node()).changes(&less).len();
+            moves[0] += more.keeping(&less.by_node()).changes(&less).len();
+            moves[1] += more.changes(&less).len();
         }
-        let part = f64::from(u32::try_from(moves).unwrap()) / 12_000.0;
-        println!("{what} that comes moves {part:.3} of the shards");
-        assert!(part <= most, "{what} that comes moves {part:.3} of the shards");
+        let [kept, alone] = moves.map(|moves| f64::from(u32::try_from(moves).unwrap()) / 12_000.0);
+        println!("{what} that comes moves {kept:.3} of the shards ({alone:.3} by the numbering alone)");
+        assert!(kept <= most[0] && alone <= most[1], "{what} that comes moves {kept:.3}, {alone:.3}");
     }
 }
 
