@@ -2,6 +2,7 @@
 //!
 //! In each round one extent is drawn from those that this node has a record of, and each of its other holders is asked
 //! what it has of it, and then to prove a shard of that. The place is drawn afresh, so that no answer can be prepared.
+//! One other member is asked as well, by turns of chance: who claims shards that others are to have proves these too.
 //! What is learned counts here only: other nodes look for themselves, so nobody can be framed.
 
 use std::sync::Arc;
@@ -64,8 +65,9 @@ impl Care {
     async fn audit_round(&self) -> Result<usize> {
         let Some(drawn) = self.draw_extent().await? else { return Ok(1) };
         let holders = self.other_holders(&drawn.layout);
+        let asked = holders.iter().copied().chain(self.draw_bystander(&holders)?);
         let drawn = &drawn;
-        stream::iter(holders.iter().copied())
+        stream::iter(asked)
             .for_each_concurrent(AT_ONCE, |node| async move {
                 match self.challenge(drawn, node).await {
                     Ok(Some((audit, shard))) => self.note_audit(drawn, node, audit, shard).await,
@@ -100,6 +102,15 @@ impl Care {
         let holders = by_node.into_iter().map(|(node, _)| node);
         // What is brought to others may be with whoever leaves alone, so that its word counts as well.
         holders.chain(self.engine.peers.leaving_holders()).filter(|node| *node != local).collect()
+    }
+
+    /// A random member of those that are not to hold anything of an extent.
+    fn draw_bystander(&self, holders: &[NodeId]) -> Result<Option<NodeId>> {
+        let mut others = self.engine.peers.present_members();
+        let local = self.engine.peers.local();
+        others.retain(|member| member.node != local && !holders.contains(&member.node));
+        let drawn = below(self.engine.runtime.random()?, others.len());
+        Ok(drawn.and_then(|drawn| others.get(drawn)).map(|member| member.node))
     }
 
     /// Asks a node what it has of an extent and to prove some of that. `None` where it says that it has nothing: that
@@ -147,10 +158,6 @@ impl Care {
     /// A random shard of these indexes, with its length.
     fn draw_shard(&self, layout: &Layout, held: &[u8]) -> Result<Option<(ShardId, usize)>> {
         let (index, segment) = (self.engine.runtime.random()?, self.engine.runtime.random()?);
-        let below = |draw: [u8; 8], count: usize| {
-            let drawn = u64::from_le_bytes(draw).checked_rem(count as u64)?;
-            usize::try_from(drawn).ok()
-        };
         let index = below(index, held.len()).and_then(|drawn| held.get(drawn));
         let segment = below(segment, usize::from(layout.segments));
         let (Some(index), Some(segment)) = (index, segment) else { return Ok(None) };
@@ -198,6 +205,11 @@ impl Care {
         self.wake();
         Ok(())
     }
+}
+
+/// A random number below `count`; `None` where that is 0.
+fn below(draw: [u8; 8], count: usize) -> Option<usize> {
+    usize::try_from(u64::from_le_bytes(draw).checked_rem(count as u64)?).ok()
 }
 
 /// What a careless auditor would take: a proof of any shard of the extent, which another holder could have answered.

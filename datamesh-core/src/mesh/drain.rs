@@ -82,7 +82,7 @@ impl Core {
             return Err(Error::new(ErrorKind::Unavailable, text));
         }
         self.announce_leaving().await?;
-        if let Some(until) = self.node.promise_no_more() {
+        if let Some(until) = self.node.take_no_more().await {
             while self.engine.runtime.now() < until {
                 self.wait_to_drain().await?;
             }

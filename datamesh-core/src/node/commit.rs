@@ -28,6 +28,7 @@ impl Node {
             return Err(invalid("the bytes are not those of the shard named".into()));
         }
         let _shared = self.gate.together().await;
+        self.check_takes_more()?;
         let is_new = self.staging().insert(shard, from, self.runtime.now(), body.len() as u64)?;
         let written = self.storage.write_blob(shard, body).await;
         if written.is_err() && is_new {
@@ -56,12 +57,18 @@ impl Node {
         if self.is_removed(extent.as_bytes(), &layout.removal).await? {
             return Ok(Reply::Removed);
         }
+        let earlier = self.stored_extent(extent).await?;
+        if !earlier.as_ref().is_some_and(|record| indexes.iter().all(|index| record.indexes.contains(index)))
+        {
+            self.check_takes_more()?;
+        }
         let missing = self.missing_positions(&layout, &indexes).await?;
         if !missing.is_empty() {
             return Ok(Reply::Missing { positions: missing });
         }
         let shards = shards_of(&layout, &indexes);
-        let (record, is_new) = self.extent_record(extent, body, indexes).await?;
+        let is_new = earlier.is_none();
+        let record = self.extent_record(earlier, body, indexes);
         let mut batch = Batch::new().put(Table::Extents, id_key(extent.as_bytes()), record.encode());
         if is_new {
             batch = batch.put(Table::Work, Work::Unnamed(extent).key(), UnnamedFor::default().encode());
@@ -88,18 +95,16 @@ impl Node {
         self.runtime.spawn(Box::pin(async move { drop(storage.commit(batch).await) }))
     }
 
-    /// The new record of an extent, and whether there was none; what was held before stays held.
-    async fn extent_record(
+    /// The new record of an extent; what was held before stays held.
+    fn extent_record(
         &self,
-        extent: ExtentId,
+        earlier: Option<StoredExtent>,
         layout: Bytes,
         mut indexes: BTreeSet<u8>,
-    ) -> Result<(StoredExtent, bool)> {
-        let earlier = self.stored_extent(extent).await?;
+    ) -> StoredExtent {
         let committed_at = earlier.as_ref().map_or(self.runtime.wall_time(), |record| record.committed_at);
-        let is_new = earlier.is_none();
         indexes.extend(earlier.into_iter().flat_map(|record| record.indexes));
-        Ok((StoredExtent { layout, indexes: indexes.into_iter().collect(), committed_at }, is_new))
+        StoredExtent { layout, indexes: indexes.into_iter().collect(), committed_at }
     }
 
     /// The positions, segment * n + index, whose shard is not in the store.
@@ -132,6 +137,7 @@ impl Node {
             return Ok(Reply::Removed);
         }
         if self.stored_manifest(object).await?.is_none() {
+            self.check_takes_more()?;
             let record = StoredManifest { manifest: body, committed_at: self.runtime.wall_time() };
             let batch = Batch::new().put(Table::Manifests, id_key(object.as_bytes()), record.encode());
             self.make_durable(with_uses(batch, &object, &manifest)).await?;

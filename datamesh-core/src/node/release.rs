@@ -13,7 +13,7 @@ use super::commit::shards_of;
 use super::names::without_uses;
 use super::survey::check_count;
 use super::{Answer, Node, id_key, use_key};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Layout, Manifest, Possession, Reply};
 use crate::id::{ExtentId, NodeId, ObjectId};
 use crate::ports::{Batch, DynStorage, Instant, Table};
@@ -38,7 +38,7 @@ pub(super) struct Promises {
     leaving: BTreeMap<Thing, usize>,
     /// When the last promise was made, or may have been.
     last: Option<Instant>,
-    /// Whether none is made any more.
+    /// Whether none is made any more, and nothing new is taken.
     is_over: bool,
 }
 
@@ -141,12 +141,27 @@ impl Node {
         indexes.iter().copied().filter(|index| promises.promise((id, *index), now)).collect()
     }
 
-    /// Promises nothing any more, for this node is to leave the mesh. What it sees of others before this time may be
-    /// without what they still give up on an earlier promise.
-    pub(crate) fn promise_no_more(&self) -> Option<Instant> {
+    /// Takes nothing new and promises nothing any more, for this node is to leave the mesh: what it has from now on is
+    /// all that it will have. What it sees of others before this time may be without what they still give up on an
+    /// earlier promise.
+    pub(crate) async fn take_no_more(&self) -> Option<Instant> {
+        // What was let in before is in the store then.
+        let _alone = self.gate.alone().await;
         let mut promises = self.promises();
         promises.is_over = true;
         Some(promises.last? + ACT_WITHIN)
+    }
+
+    /// # Errors
+    /// `Busy` once this node is to leave the mesh.
+    pub(super) fn check_takes_more(&self) -> Result<()> {
+        if !self.promises().is_over {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Busy,
+            "this node is leaving the mesh and takes nothing new; choose another",
+        ))
     }
 
     /// Marks what is to be given up; `None` where any of it is promised to another.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use datamesh_core::Result;
-use datamesh_core::sim::SimMesh;
+use datamesh_core::sim::{Role, SimMesh};
 
 use crate::parts::builder;
 use crate::story::{must, tell};
@@ -53,4 +53,28 @@ pub(crate) fn a_tenth_is_missed_within_a_day(seed: u64) -> Option<String> {
 
 pub(crate) fn one_percent_is_missed_within_two_days(seed: u64) -> Option<String> {
     lose_one_in(seed, 100, 48)
+}
+
+/// Who claims what is not its own to have is asked to prove it as well.
+pub(crate) fn a_bystander_that_claims_is_challenged(seed: u64) -> Option<String> {
+    tell(builder(seed).nodes(9).segment_bytes(4 << 10), |sim| async move {
+        sim.mesh(0)?.put(vec![7; 20_000]).await?;
+        let Some(bystander) = (0..9).find(|node| sim.shards(*node) == 0) else {
+            return must(false, "all nine nodes hold some of one extent");
+        };
+        sim.role(bystander, Some(Role::ClaimAll));
+        sim.sleep(24 * HOUR).await;
+        let (mut silent, mut others) = (0, 0);
+        for node in (0..9).filter(|node| *node != bystander) {
+            for status in sim.mesh(node)?.nodes() {
+                let is_it = sim.number_of(&status.record.node) == Some(bystander);
+                *if is_it { &mut silent } else { &mut others } += status.audits.silent;
+            }
+        }
+        println!("seed {seed}: {silent} claims were not proved");
+        must(
+            silent > 0 && others == 0,
+            format!("{silent} claims of a bystander were not proved, {others} of others"),
+        )
+    })
 }

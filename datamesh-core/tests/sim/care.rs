@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use datamesh_core::{ErrorKind, NodeState};
+use bytes::Bytes;
+use datamesh_core::{ErrorKind, NodeState, Source};
+use futures::future::{try_join, try_join_all};
+use futures::stream::{self, StreamExt};
 
 use crate::parts::builder;
 use crate::stories::*;
@@ -130,8 +133,35 @@ fn what_is_removed_meanwhile_keeps_nobody_from_leaving() {
             }
             Ok(())
         };
-        futures::future::try_join(drain, remove).await?;
+        try_join(drain, remove).await?;
         Ok(())
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn nothing_is_put_to_a_node_that_has_left() {
+    let told = tell(builder(2).nodes(8), |sim| async move {
+        put_some(&sim, 4).await?;
+        sim.sleep(3 * MINUTE).await;
+        // Their holders are chosen before it leaves, and asked to commit when it has left.
+        let puts = (0..6).map(|number| {
+            let (pause, first) = (sim.clone(), Bytes::from(vec![number; 1_000_000]));
+            let late = stream::once(async move {
+                pause.sleep(15 * MINUTE).await;
+                Ok::<_, std::io::Error>(Bytes::from_static(b"the rest"))
+            });
+            let put = sim.mesh(0).map(|mesh| mesh.put(Source::stream(stream::iter([Ok(first)]).chain(late))));
+            async move { Ok(put?.await?.capability) }
+        });
+        let leave = async {
+            sim.sleep(Duration::from_secs(5)).await;
+            Ok(sim.mesh(5)?.drain().deadline(10 * MINUTE).await?)
+        };
+        let (all, ()) = try_join(try_join_all(puts), leave).await?;
+        sim.stop(5).await?;
+        sim.wipe(5);
+        until_margin(&sim, 0, &all, 2, Duration::ZERO).await.map(drop)
     });
     told.unwrap_or_else(|text| panic!("{text}"));
 }
@@ -151,7 +181,7 @@ fn what_only_a_leaving_node_has_is_read_from_it() {
             }
             Ok(())
         };
-        futures::future::try_join(drain, read).await?;
+        try_join(drain, read).await?;
         sim.stop(0).await?;
         check_contents(&sim, newcomer, &all).await
     });

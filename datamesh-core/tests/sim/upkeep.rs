@@ -66,6 +66,11 @@ fn who_claims_and_forgets_is_found() {
     all_end_well(0..2, audit::a_tenth_is_missed_within_a_day);
 }
 
+#[test]
+fn whoever_claims_a_shard_is_to_prove_it() {
+    all_end_well(0..3, audit::a_bystander_that_claims_is_challenged);
+}
+
 /// The promise of two days, for many seeds: `DATAMESH_SEEDS=20 cargo test ... -- --ignored one_percent`.
 #[test]
 #[ignore = "twenty simulated pairs of days take minutes"]

@@ -62,11 +62,33 @@ fn who_leaves_promises_nothing_more() {
     let (shards, layout) = sample(0);
     fixture.store(&layout, &shards);
     assert_eq!(keep(&fixture, &layout, &[0]), Possession::Held(vec![0]));
-    let until = fixture.node.promise_no_more();
+    let until = block_on(fixture.node.take_no_more());
     assert!(until.is_some(), "who was promised something may still act on it");
     assert_eq!(keep(&fixture, &layout, &[0, 1]), Possession::Held(vec![]));
     let unasked = Fixture::new();
-    assert_eq!(unasked.node.promise_no_more(), None);
+    assert_eq!(block_on(unasked.node.take_no_more()), None);
+}
+
+#[test]
+fn who_leaves_takes_nothing_new() {
+    let fixture = Fixture::new();
+    let (shards, layout) = sample(0);
+    fixture.store(&layout, &shards);
+    let (object, known) = manifest();
+    let put =
+        |bytes| fixture.reply(Request::PutManifest { operation: OperationId::from_bytes([0; 16]) }, bytes);
+    assert_eq!(put(known.clone()), Reply::Done);
+    let (others, second) = sample(50);
+    others.iter().for_each(|shard| assert_eq!(fixture.stage(shard), Reply::Done));
+    assert_eq!(fixture.commit(&second, &[0]), Reply::Done);
+
+    block_on(fixture.node.take_no_more());
+    assert_eq!(refusal(fixture.stage(&shard(99))), Refusal::Busy);
+    assert_eq!(refusal(fixture.commit(&second, &[0, 1])), Refusal::Busy, "what was staged and not committed");
+    assert_eq!(fixture.held(&second), Some(vec![0]));
+    assert_eq!(fixture.commit(&second, &[0]), Reply::Done, "a repeated commit is fine");
+    assert_eq!(put(known), Reply::Done);
+    assert_eq!(fixture.reply(Request::RemoveObject { object, secret: secret() }, ""), Reply::Done);
 }
 
 #[test]
