@@ -45,7 +45,8 @@ impl Gate {
         self.opens.store(true, Ordering::Release);
     }
 
-    fn has_proved(&self) -> bool {
+    /// Whether the peer has proved the mesh key.
+    pub(super) fn has_proved(&self) -> bool {
         self.takes.load(Ordering::Acquire)
     }
 

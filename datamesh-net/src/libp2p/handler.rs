@@ -31,6 +31,9 @@ const PROOF: StreamProtocol = StreamProtocol::new(proof::PROTOCOL);
 /// The name of the stream protocol that carries requests and replies.
 const REQUESTS: StreamProtocol = StreamProtocol::new("/datamesh/1");
 
+/// Streams that are kept until their peer has proved the mesh key. Nobody reads them, and each may fill 256 KiB of Yamux.
+const MAX_EARLY: usize = 16;
+
 /// How a connection was proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Proof {
@@ -146,7 +149,7 @@ impl Handler {
             }
             (State::Proved, false) => self.serve(stream),
             (State::Begin | State::Waiting | State::Running(_), false)
-                if self.early.len() < self.shared.limits.streams_per_connection =>
+                if self.early.len() < self.shared.limits.streams_per_connection.min(MAX_EARLY) =>
             {
                 self.early.push(stream);
             }

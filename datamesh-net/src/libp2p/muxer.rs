@@ -28,8 +28,9 @@ const MAX_STREAMS: usize = 256;
 /// head just exceeds, and those in use share as much again.
 const MAX_WINDOW: usize = 2 * MAX_STREAMS * (256 << 10);
 
-/// Streams that a peer opened and the swarm has not taken yet. More are reset.
-const MAX_WAITING: usize = MAX_STREAMS;
+/// Streams that a peer opened and the swarm has not taken yet, for it is negotiating about so many others: each may hold a
+/// window. More are reset.
+const MAX_WAITING: usize = 16;
 
 /// How long a connection that is closed may take to write what it had still to say. To a peer that reads no more, or is
 /// gone, it never ends; dropping the connection then closes its socket all the same.

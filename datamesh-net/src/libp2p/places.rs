@@ -5,43 +5,86 @@
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandlerInEvent, THandlerOutEvent, ToSwarm,
     dummy,
 };
 use libp2p::{Multiaddr, PeerId};
 
+use super::gate::{Gate, Gates};
 use crate::wire::limits::Limits;
 
 /// Denies connections over the limits.
 pub(super) struct Places {
     limits: Limits,
-    pending_incoming: HashSet<ConnectionId>,
+    gates: Arc<Gates>,
+    /// Incoming connections in their handshake, or whose peer has not proved the mesh key yet. Those of which it has are
+    /// forgotten when the next one comes.
+    unproved: HashMap<ConnectionId, Unproved>,
     pending_outgoing: HashSet<ConnectionId>,
     incoming: HashSet<ConnectionId>,
     /// The connections with each peer, none of which is without any.
     of_peers: HashMap<PeerId, HashSet<ConnectionId>>,
 }
 
+struct Unproved {
+    gate: Arc<Gate>,
+    from: Option<IpAddr>,
+}
+
 impl Places {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits, gates: &Arc<Gates>) -> Self {
         Self {
             limits: limits.clone(),
-            pending_incoming: HashSet::new(),
+            gates: Arc::clone(gates),
+            unproved: HashMap::new(),
             pending_outgoing: HashSet::new(),
             incoming: HashSet::new(),
             of_peers: HashMap::new(),
         }
     }
 
+    /// Whether there is room for one more peer that has proved nothing.
+    fn check_unproved(&mut self, from: Option<IpAddr>) -> Result<(), ConnectionDenied> {
+        self.unproved.retain(|_, unproved| !unproved.gate.has_proved());
+        check(self.unproved.len(), self.limits.pending_connections, "incoming connections without a proof")?;
+        if from.is_none() {
+            return Ok(());
+        }
+        let taken = self.unproved.values().filter(|unproved| unproved.from == from).count();
+        let most = self.limits.pending_connections_per_address;
+        check(taken, most, "incoming connections from one address without a proof")
+    }
+
     fn check_peer(&self, peer: &PeerId) -> Result<(), ConnectionDenied> {
         let taken = self.of_peers.get(peer).map_or(0, HashSet::len);
         check(taken, self.limits.connections_per_peer, "connections with one peer")
     }
+}
+
+/// Whose connection it is: an IPv4 address, or the 64 bits that an IPv6 network has. None for this machine, and for relays,
+/// by which many come.
+fn origin(address: &Multiaddr) -> Option<IpAddr> {
+    if address.iter().any(|part| part == Protocol::P2pCircuit) {
+        return None;
+    }
+    let ip = match address.iter().next()? {
+        Protocol::Ip4(ip) => IpAddr::V4(ip),
+        Protocol::Ip6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => IpAddr::V4(ip),
+            None if ip.is_loopback() => return None,
+            None => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+        },
+        _ => return None,
+    };
+    Some(ip).filter(|ip| !ip.is_loopback())
 }
 
 fn check(taken: usize, most: u32, what: &str) -> Result<(), ConnectionDenied> {
@@ -59,11 +102,11 @@ impl NetworkBehaviour for Places {
         &mut self,
         connection: ConnectionId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        let most = self.limits.pending_connections;
-        check(self.pending_incoming.len(), most, "incoming connections in their handshake")?;
-        self.pending_incoming.insert(connection);
+        let from = origin(remote);
+        self.check_unproved(from)?;
+        self.unproved.insert(connection, Unproved { gate: self.gates.of(connection), from });
         Ok(())
     }
 
@@ -81,12 +124,11 @@ impl NetworkBehaviour for Places {
 
     fn handle_established_inbound_connection(
         &mut self,
-        connection: ConnectionId,
+        _: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<Self::ConnectionHandler, ConnectionDenied> {
-        self.pending_incoming.remove(&connection);
         check(self.incoming.len(), self.limits.inbound_connections, "incoming connections")?;
         self.check_peer(&peer)?;
         Ok(dummy::ConnectionHandler)
@@ -116,6 +158,7 @@ impl NetworkBehaviour for Places {
             }
             FromSwarm::ConnectionClosed(closed) => {
                 self.incoming.remove(&closed.connection_id);
+                self.unproved.remove(&closed.connection_id);
                 if let Some(connections) = self.of_peers.get_mut(&closed.peer_id) {
                     connections.remove(&closed.connection_id);
                     if connections.is_empty() {
@@ -127,7 +170,7 @@ impl NetworkBehaviour for Places {
                 self.pending_outgoing.remove(&failure.connection_id);
             }
             FromSwarm::ListenFailure(failure) => {
-                self.pending_incoming.remove(&failure.connection_id);
+                self.unproved.remove(&failure.connection_id);
             }
             _ => {}
         }
@@ -163,12 +206,13 @@ mod tests {
             let most = MOST as u32;
             let limits = Limits {
                 pending_connections: most,
+                pending_connections_per_address: most,
                 inbound_connections: most,
                 connections_per_peer: most - 1,
                 ..Limits::default()
             };
             let address = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
-            Self { places: Places::new(&limits), address, next: 0 }
+            Self { places: Places::new(&limits, &Arc::default()), address, next: 0 }
         }
 
         fn endpoint(&self, is_incoming: bool) -> ConnectedPoint {
@@ -182,8 +226,17 @@ mod tests {
         }
 
         fn begin(&mut self, is_incoming: bool) -> Result<ConnectionId, ConnectionDenied> {
+            let address = self.address.clone();
+            self.begin_from(&address, is_incoming)
+        }
+
+        fn begin_from(
+            &mut self,
+            address: &Multiaddr,
+            is_incoming: bool,
+        ) -> Result<ConnectionId, ConnectionDenied> {
             self.next += 1;
-            let (connection, address) = (ConnectionId::new_unchecked(self.next), &self.address);
+            let connection = ConnectionId::new_unchecked(self.next);
             if is_incoming {
                 self.places.handle_pending_inbound_connection(connection, address, address)?;
             } else {
@@ -207,7 +260,14 @@ mod tests {
             });
         }
 
+        /// Connects, and proves the mesh key.
         fn connect(&mut self, peer_id: PeerId, is_incoming: bool) -> Result<ConnectionId, ConnectionDenied> {
+            let made = self.meet(peer_id, is_incoming)?;
+            self.places.gates.of(made).take();
+            Ok(made)
+        }
+
+        fn meet(&mut self, peer_id: PeerId, is_incoming: bool) -> Result<ConnectionId, ConnectionDenied> {
             let connection_id = self.begin(is_incoming)?;
             let (places, address) = (&mut self.places, &self.address);
             let made = if is_incoming {
@@ -244,9 +304,8 @@ mod tests {
 
         fn is_empty(&self) -> bool {
             let places = &self.places;
-            [&places.pending_incoming, &places.pending_outgoing, &places.incoming]
-                .into_iter()
-                .all(HashSet::is_empty)
+            [&places.pending_outgoing, &places.incoming].into_iter().all(HashSet::is_empty)
+                && places.unproved.is_empty()
                 && places.of_peers.is_empty()
         }
     }
@@ -289,5 +348,38 @@ mod tests {
         assert!(swarm.connect(PeerId::random(), false).is_ok(), "dials are not counted with them");
         swarm.close(peers[0], made[0], true);
         assert!(swarm.connect(PeerId::random(), true).is_ok());
+    }
+
+    #[test]
+    fn who_has_proved_nothing_keeps_a_place_of_the_handshakes() {
+        let mut swarm = Swarm::new();
+        let met: Vec<_> = (0..MOST).map(|_| swarm.meet(PeerId::random(), true).unwrap()).collect();
+        assert!(swarm.begin(true).is_err(), "their handshakes are over, and nothing is proved");
+        swarm.places.gates.of(met[0]).take();
+        assert!(swarm.begin(true).is_ok());
+        assert!(swarm.begin(true).is_err());
+    }
+
+    #[test]
+    fn one_address_takes_no_more_than_its_share_of_them() {
+        let taken = |addresses: [&str; 2]| {
+            let mut swarm = Swarm::new();
+            swarm.places.limits.pending_connections = 100;
+            let [first, second] = addresses.map(|address| address.parse::<Multiaddr>().unwrap());
+            (0..MOST).for_each(|_| drop(swarm.begin_from(&first, true).unwrap()));
+            (swarm.begin_from(&first, true).is_err(), swarm.begin_from(&second, true).is_err())
+        };
+        for (addresses, is_one) in [
+            (["/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.1/udp/2/quic-v1"], true),
+            (["/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.2/tcp/1"], false),
+            (["/ip4/192.0.2.1/tcp/1", "/ip6/::ffff:192.0.2.1/tcp/1"], true),
+            (["/ip6/2001:db8::1/tcp/1", "/ip6/2001:db8::ffff:0:0:1/tcp/1"], true),
+            (["/ip6/2001:db8::1/tcp/1", "/ip6/2001:db8:0:1::1/tcp/1"], false),
+        ] {
+            assert_eq!(taken(addresses), (true, is_one), "{addresses:?}");
+        }
+        for many in ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1", "/ip4/192.0.2.1/tcp/1/p2p-circuit"] {
+            assert_eq!(taken([many, many]), (false, false), "{many}");
+        }
     }
 }

@@ -115,6 +115,10 @@ fn sockets(keys: &Keypair, config: &Libp2pConfig, security: Buffered) -> Sockets
         quic.handshake_timeout = config.limits.handshake.min(QUIC_HANDSHAKE);
         let streams = u32::try_from(config.limits.streams_per_connection).unwrap_or(u32::MAX);
         quic.max_concurrent_stream_limit = streams.saturating_add(OTHER_STREAMS);
+        let window = config.limits.window();
+        quic.max_connection_data = window;
+        // Two streams that nobody reads are needed to fill it.
+        quic.max_stream_data = window / 2;
         let quic = OneSocket(libp2p::quic::tokio::Transport::new(quic))
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         tcp.or_transport(quic).map(|either, _| either.into_inner()).boxed()
@@ -158,7 +162,7 @@ impl Parts {
         #[cfg(feature = "nat")]
         let nat = super::nat::parts(own.peer, &gates, discovery.nat);
         let behaviour = Behaviour {
-            limits: Places::new(&config.limits),
+            limits: Places::new(&config.limits, &gates),
             ping: ping::Behaviour::new(
                 ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT),
             ),

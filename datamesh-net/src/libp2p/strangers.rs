@@ -1,14 +1,17 @@
 //! What strangers with a libp2p of their own get out of a node: nothing.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+mod flood;
 #[cfg(feature = "nat")]
 mod relays;
 
+use std::pin::Pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use datamesh_core::ErrorKind;
 use datamesh_core::format::MeshKey;
-use datamesh_core::ports::Transport as _;
+use datamesh_core::ports::{Message, Transport as _};
 use futures::StreamExt;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Transport as _;

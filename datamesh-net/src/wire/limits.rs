@@ -13,8 +13,11 @@ use tokio::sync::Semaphore;
 pub struct Limits {
     /// Connections that others may have opened to this node at the same time: 256.
     pub inbound_connections: u32,
-    /// Connections in their handshake at the same time, each way: 64.
+    /// Connections in their handshake at the same time, each way: 64. Incoming ones count until the peer has proved the
+    /// mesh key.
     pub pending_connections: u32,
+    /// Those of them that come from one address of another machine, or one network of IPv6 (64 bits): 16.
+    pub pending_connections_per_address: u32,
     /// Connections with one peer at the same time: 4. Two nodes that dial each other at once need 2.
     pub connections_per_peer: u32,
     /// Streams for requests that a peer may have open on one connection: 64. Twice what a node opens by default, so
@@ -56,6 +59,7 @@ impl Default for Limits {
         Self {
             inbound_connections: 256,
             pending_connections: 64,
+            pending_connections_per_address: 16,
             connections_per_peer: 4,
             streams_per_connection: 64,
             pooled_streams: 4,
@@ -86,6 +90,15 @@ impl Limits {
         self.bytes_in_total = self.bytes_in_total.max(longest);
         self.requests_per_peer = self.requests_per_peer.clamp(1, Semaphore::MAX_PERMITS);
         self
+    }
+
+    /// What a peer may send on a connection of QUIC and nobody has read: peers that have proved nothing do not fill more
+    /// than the bytes in total. At least 1 MiB, at most 16.
+    #[cfg(feature = "quic")]
+    pub(crate) fn window(&self) -> u32 {
+        let each =
+            self.bytes_in_total / usize::try_from(self.pending_connections.max(1)).unwrap_or(usize::MAX);
+        u32::try_from(each.clamp(1 << 20, 16 << 20)).unwrap_or(u32::MAX)
     }
 
     /// Whether a message may have these lengths.
