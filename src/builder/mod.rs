@@ -134,7 +134,8 @@ impl Builder {
         self
     }
 
-    /// The capacity that this node offers the mesh, in bytes; 0 makes it a client, which keeps nothing for others.
+    /// The capacity that this node offers the mesh, in bytes; 0 makes it a client, which keeps nothing for others. One that
+    /// has offered some before, and is opened with 0, is leaving: what it has is brought to others while it is open.
     pub fn capacity(mut self, bytes: u64) -> Self {
         self.engine = self.engine.capacity(bytes);
         self

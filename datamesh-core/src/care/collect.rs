@@ -9,7 +9,7 @@ use crate::care::Care;
 use crate::care::spread::HOUR;
 use crate::error::Result;
 use crate::format::{MAX_REMOVALS, Reply, Request, UnnamedFor};
-use crate::id::ExtentId;
+use crate::id::{ExtentId, NodeId};
 use crate::object::ASK_LIMIT;
 use crate::object::gather::gather;
 use crate::observe::{Event, count};
@@ -84,9 +84,15 @@ impl Care {
     }
 
     /// Asks every member that may hold data, this node as well. Where a manifest may be does not follow from an extent,
-    /// which knows nothing of its object, so nobody is left out.
+    /// which knows nothing of its object, so nobody is left out, whether or not it is here. A node that is admitted no more
+    /// knows nobody to ask.
     async fn ask_names(&self, extents: Vec<ExtentId>) -> Vec<Naming> {
-        let nodes = self.engine.peers.possible_holders();
+        let mut nodes: Vec<NodeId> =
+            self.engine.peers.storage_members().into_iter().map(|member| member.node).collect();
+        nodes.extend(self.engine.peers.leaving_members());
+        if !nodes.contains(&self.engine.peers.local()) {
+            return vec![Naming::Unknown; extents.len()];
+        }
         let call = |node| {
             let request = Request::Named { extents: extents.clone() };
             (node, self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT))

@@ -155,6 +155,14 @@ impl Findings {
         }
     }
 
+    /// Takes in an extent of which nothing can be said: nobody can hold it now, or too little of it is left and somebody
+    /// says that it was removed. It is not with others.
+    pub(super) fn take_undecided(&mut self, id: ExtentId) {
+        self.open.held += 1;
+        self.open.away += 1;
+        self.agenda.note_extent(id);
+    }
+
     /// Takes in what is to be done for a manifest.
     pub(super) fn take_manifest(&mut self, entry: Entry<ObjectId>, plan: &ManifestPlan, is_young: bool) {
         let is_mine = plan.turn == Some(0) || plan.is_surplus;
@@ -239,6 +247,15 @@ mod tests {
         assert!(!again.is_waiting);
         assert_eq!((again.tally().held, again.tally().away), (3, 0));
         assert_eq!(again.tally().margins.by_margin, [0, 0, 3]);
+    }
+
+    #[test]
+    fn what_nothing_can_be_said_of_is_not_with_others() {
+        let mut findings = Findings::default();
+        findings.take_extent(entry(id(0)), &settled(), false);
+        findings.take_undecided(id(1));
+        assert_eq!((findings.tally().held, findings.tally().away), (2, 1));
+        assert_eq!(findings.agenda.extents, BTreeSet::from([id(1)]));
     }
 
     #[test]

@@ -37,6 +37,12 @@ impl View {
     pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.members.iter().map(|member| member.node).chain(self.leaving.iter().copied())
     }
+
+    /// Whether a node is one of them. One that is not, because it is admitted no more, may be alone in that or one of
+    /// many: it gives nothing up on what it sees of the others.
+    fn has(&self, node: NodeId) -> bool {
+        self.nodes().any(|other| other == node)
+    }
 }
 
 /// A shard index, and the node that is to hold it.
@@ -213,7 +219,8 @@ pub(super) fn plan_extent(
         .filter(|(index, home)| *home != local && is_mine(*index) && lacks(home, *index))
         .filter(|_| may_move);
     let is_home = seats.iter().all(|(index, home)| has(home, *index));
-    let surplus = seats.iter().filter(|(index, home)| is_home && *home != local && has(&local, *index));
+    let may_give_up = is_home && view.has(local);
+    let surplus = seats.iter().filter(|(index, home)| may_give_up && *home != local && has(&local, *index));
     let expected = homes.margin(redundancy).unwrap_or(0).min(redundancy.parity());
     let answering: Vec<&Member> =
         ranking.members().iter().copied().filter(|member| takes(said(&member.node))).collect();
@@ -326,7 +333,9 @@ pub(super) fn plan_manifest(
     let has = |node: &NodeId| matches!(said(node), Some(Possession::Held(_)));
     let holders: Vec<NodeId> = ranking.nodes().chain(view.leaving.iter().copied()).filter(has).collect();
     let lacking = |node: &&NodeId| takes(said(node)) && !has(node);
-    let is_home = homes.iter().all(has);
+    // Where nobody can hold it, it is nowhere.
+    let is_anywhere = !homes.is_empty();
+    let is_home = is_anywhere && homes.iter().all(has);
     let was_removed = |node: &NodeId| matches!(said(node), Some(Possession::Removed));
     let others = ranking.manifest_order().into_iter().filter(|node| !homes.contains(node));
     let (strays, next): (Vec<NodeId>, Vec<NodeId>) =
@@ -338,10 +347,11 @@ pub(super) fn plan_manifest(
         strays: strays.len(),
         next,
         is_home,
-        is_brought: homes.iter().all(|node| has(node) || was_removed(node))
-            || view.leaving.contains(&local)
-                && homes.iter().filter(|node| has(node)).count() + strays.len() >= homes.len(),
-        is_surplus: is_home && has(&local) && !homes.contains(&local),
+        is_brought: is_anywhere
+            && (homes.iter().all(|node| has(node) || was_removed(node))
+                || view.leaving.contains(&local)
+                    && homes.iter().filter(|node| has(node)).count() + strays.len() >= homes.len()),
+        is_surplus: is_home && view.has(local) && has(&local) && !homes.contains(&local),
         homes: homes.to_vec(),
     }
 }

@@ -176,7 +176,7 @@ impl Care {
 
     /// Who may hold data now, and who may have some.
     fn view(&self) -> View {
-        let (members, leaving) = (self.engine.peers.reliable_members(), self.engine.peers.leaving_members());
+        let (members, leaving) = (self.engine.peers.reliable_members(), self.engine.peers.reliable_leavers());
         View { members, leaving, refusing: self.refusing() }
     }
 
@@ -309,8 +309,9 @@ impl Care {
         let plans = survey_extents(&self.engine, view, &entries).await;
         for (entry, plan) in entries.into_iter().zip(plans) {
             let is_young = self.is_young(&entry);
-            if let Some(plan) = plan {
-                findings.take_extent(entry, &plan, is_young);
+            match plan {
+                Some(plan) => findings.take_extent(entry, &plan, is_young),
+                None => findings.take_undecided(entry.id),
             }
         }
     }

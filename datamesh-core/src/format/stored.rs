@@ -1,8 +1,8 @@
 //! What a node keeps as records in its own store.
 
 use crate::error::{ErrorKind, Result};
+use crate::format::RemovalSecret;
 use crate::format::cbor::{Reader, Unknown, Writer};
-use crate::format::{RemovalHash, RemovalSecret};
 use crate::ports::{MAX_VALUE_LEN, Timestamp};
 use bytes::Bytes;
 
@@ -30,15 +30,17 @@ pub struct StoredManifest {
 }
 
 /// What is left of a removed object or extent, so that a late copy of it is refused.
+///
+/// A manifest or layout with another removal hash than the secret's is not what was removed: so who does not know an
+/// object's secret cannot keep it from being stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tombstone {
     /// When it was removed here.
     pub removed_at: Timestamp,
-    /// The hash of the secret that it was removed with. A manifest or layout that has another one is not what was
-    /// removed: so who does not know an object's secret cannot keep it from being stored.
-    pub removal: RemovalHash,
-    /// The secret itself, with which those are told who were away. The first release did not keep it.
-    pub secret: Option<RemovalSecret>,
+    /// The secret that it was removed with, with which those are told who were away.
+    pub secret: RemovalSecret,
+    /// The number of the removal among those of this store.
+    pub number: u64,
 }
 
 impl StoredExtent {
@@ -98,10 +100,8 @@ impl Tombstone {
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(OVERHEAD);
         writer.uint(1, self.removed_at.0);
-        writer.bytes(2, self.removal.as_bytes());
-        if let Some(secret) = &self.secret {
-            writer.bytes(3, secret.as_bytes());
-        }
+        writer.bytes(2, self.secret.as_bytes());
+        writer.uint(3, self.number);
         writer.finish().into()
     }
 
@@ -113,13 +113,10 @@ impl Tombstone {
     pub fn decode(value: &[u8]) -> Result<Self> {
         let mut reader = open(value, "a tombstone")?;
         let removed_at = Timestamp(reader.uint(1, "removal time")?);
-        let removal = RemovalHash::from_bytes(reader.array(2, "removal hash")?);
-        let secret = match reader.has(3)? {
-            true => Some(RemovalSecret::from_bytes(reader.array(3, "removal secret")?)),
-            false => None,
-        };
+        let secret = RemovalSecret::from_bytes(reader.array(2, "removal secret")?);
+        let number = reader.uint(3, "removal number")?;
         reader.finish()?;
-        Ok(Self { removed_at, removal, secret })
+        Ok(Self { removed_at, secret, number })
     }
 }
 
@@ -141,24 +138,17 @@ mod tests {
             committed_at: Timestamp(1_000),
         };
         let manifest = StoredManifest { manifest: Bytes::from_static(b"m"), committed_at: Timestamp(7) };
-        let removal = RemovalHash::from_bytes([7; 32]);
-        let mut tombstone = Tombstone { removed_at: Timestamp(1 << 40), removal, secret: None };
+        let secret = RemovalSecret::from_bytes([7; 32]);
+        let tombstone = Tombstone { removed_at: Timestamp(1 << 40), secret, number: 300 };
         assert_eq!(HEXLOWER.encode(&extent.encode()), "a4000101436c6179024200050 31903e8".replace(' ', ""));
         assert_eq!(HEXLOWER.encode(&manifest.encode()), "a3000101416d0207");
-        let pinned = format!("a30001011b0000010000000000025820{}", "07".repeat(32));
+        let pinned = format!("a40001011b0000010000000000025820{}0319012c", "07".repeat(32));
         assert_eq!(HEXLOWER.encode(&tombstone.encode()), pinned);
         assert_eq!(StoredExtent::decode(&extent.encode()).ok(), Some(extent));
         assert_eq!(StoredManifest::decode(&manifest.encode()).ok(), Some(manifest));
-        let told = |tombstone: &Tombstone| {
-            let read = Tombstone::decode(&tombstone.encode()).unwrap();
-            assert_eq!((read.removed_at, read.removal), (tombstone.removed_at, tombstone.removal));
-            read.secret.map(|secret| *secret.as_bytes())
-        };
-        assert_eq!(told(&tombstone), None);
-        tombstone.secret = Some(RemovalSecret::from_bytes([8; 32]));
-        let pinned = format!("a40001011b0000010000000000025820{}035820{}", "07".repeat(32), "08".repeat(32));
-        assert_eq!(HEXLOWER.encode(&tombstone.encode()), pinned);
-        assert_eq!(told(&tombstone), Some([8; 32]));
+        let read = Tombstone::decode(&tombstone.encode()).unwrap();
+        assert_eq!((read.removed_at, read.number), (tombstone.removed_at, 300));
+        assert_eq!(read.secret.as_bytes(), &[7; 32]);
     }
 
     #[test]

@@ -206,7 +206,8 @@ impl MeshBuilder {
         self
     }
 
-    /// The capacity that this node offers the mesh, in bytes; 0 makes it a client.
+    /// The capacity that this node offers the mesh, in bytes; 0 makes it a client. One that has offered some before, and
+    /// is opened with 0, is leaving: what it has is brought to others while it is open.
     ///
     /// By default what the store holds and may still take, rounded down to a power of two so that it stays the same.
     pub fn capacity(mut self, bytes: u64) -> Self {

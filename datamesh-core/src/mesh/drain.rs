@@ -28,7 +28,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// keep something, so give it a deadline.
 ///
 /// # Cancel safety
-/// Dropping the future leaves the node leaving: care goes on bringing its shards to others until it is opened again.
+/// Dropping the future leaves the node leaving: it takes nothing new, and care goes on bringing its shards to others until
+/// it is opened again. Then it is a member as before, unless it is opened with a capacity of 0.
 #[must_use = "a request does nothing until it is awaited"]
 pub struct Drain {
     mesh: Mesh,

@@ -83,12 +83,17 @@ impl OwnRecord {
 
     /// The capacity that this node offers now.
     fn offered(&self) -> u64 {
-        if self.leaving.load(Ordering::Relaxed) { 0 } else { self.capacity }
+        if self.is_leaving() { 0 } else { self.capacity }
     }
 
-    /// Whether this node never held data.
+    /// Whether this node never offered to hold data.
     pub(super) fn is_client(&self) -> bool {
-        self.capacity == 0
+        self.capacity == 0 && !self.is_leaving()
+    }
+
+    /// Whether this node is leaving.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 }
 
@@ -102,6 +107,11 @@ impl Core {
             peers.merge(record);
         };
         self.recall(Table::Members, Bytes::new(), merge).await?;
+        if self.own.capacity == 0 && peers.record(&peers.local()).is_some() {
+            // What it offered before others still have and rely on.
+            self.own.leaving.store(true, Ordering::Relaxed);
+            self.node.take_no_more().await;
+        }
         self.renew_own_record(self.listen_addresses()).await
     }
 

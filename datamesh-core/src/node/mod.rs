@@ -265,7 +265,7 @@ impl Node {
 
     /// Whether what has this removal hash was removed here.
     async fn is_removed(&self, id: &[u8; 32], removal: &RemovalHash) -> Result<bool> {
-        Ok(self.tombstone(id).await?.is_some_and(|tombstone| tombstone.removal == *removal))
+        Ok(self.tombstone(id).await?.is_some_and(|tombstone| tombstone.secret.hash() == *removal))
     }
 
     /// Whether any extent but `except` uses a shard.

@@ -9,8 +9,7 @@ use super::names::without_uses;
 use super::{Node, id_key, use_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Layout, MAX_IDS_OF_MESSAGE, MAX_REMOVALS, Manifest, RemovalHash, RemovalSecret, Removed, Reply,
-    Tombstone, Work,
+    Layout, MAX_IDS_OF_MESSAGE, MAX_REMOVALS, Manifest, RemovalHash, RemovalSecret, Removed, Reply, Work,
 };
 use crate::id::{ExtentId, ID_LEN, NodeId, ObjectId, ShardId};
 use crate::planted::{Bug, is_active};
@@ -75,7 +74,7 @@ impl Node {
         // What is noted is not here, and most of what a node is told it was told by others before.
         let mut left = Vec::new();
         for removed in removals {
-            if !self.is_noted(&removed.id, &removed.secret.hash()).await? {
+            if !self.is_removed(&removed.id, &removed.secret.hash()).await? {
                 left.push(removed);
             }
         }
@@ -109,7 +108,7 @@ impl Node {
         let mut came = Vec::new();
         for removed in removals {
             let removal = removed.secret.hash();
-            if self.is_noted(&removed.id, &removal).await? {
+            if self.is_removed(&removed.id, &removal).await? {
                 continue;
             }
             let _alone = self.gate.alone().await;
@@ -124,12 +123,6 @@ impl Node {
             }
         }
         Ok(came)
-    }
-
-    /// Whether this removal is known here, with its secret.
-    async fn is_noted(&self, id: &[u8; ID_LEN], removal: &RemovalHash) -> Result<bool> {
-        let noted = |tombstone: Tombstone| tombstone.secret.is_some() && tombstone.removal == *removal;
-        Ok(self.tombstone(id).await?.is_some_and(noted))
     }
 
     /// The removal hash of the extent or manifest with this name, if it is here.
@@ -195,11 +188,9 @@ impl Node {
     async fn forbid(&self, ids: BTreeSet<[u8; ID_LEN]>, secret: &RemovalSecret) -> Result<Forbidden> {
         let (removal, mut new, mut reply) = (secret.hash(), Vec::new(), Reply::Absent);
         for id in ids {
-            if self.is_removed(&id, &removal).await? {
-                reply = Reply::Removed;
-            }
-            if !self.is_noted(&id, &removal).await? {
-                new.push(id);
+            match self.is_removed(&id, &removal).await? {
+                true => reply = Reply::Removed,
+                false => new.push(id),
             }
         }
         if new.is_empty() {

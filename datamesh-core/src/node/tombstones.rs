@@ -29,13 +29,14 @@ impl Node {
         if is_active(Bug::ForgetTombstone) {
             return Ok(batch);
         }
-        let tombstone = Tombstone {
-            removed_at: self.runtime.wall_time(),
-            removal: secret.hash(),
-            secret: Some(secret.clone()),
-        };
+        let removed_at = self.runtime.wall_time();
         let mut place = self.own_removals().await?;
         for id in ids {
+            // Another secret, which was not the right one or is not: the older one is told no more.
+            if let Some(older) = self.tombstone(id).await? {
+                batch = batch.delete(Table::Work, Work::Removal(older.number).key());
+            }
+            let tombstone = Tombstone { removed_at, secret: secret.clone(), number: place.next };
             batch = batch.put(Table::Tombstones, id_key(id), tombstone.encode()).put(
                 Table::Work,
                 Work::Removal(place.next).key(),
@@ -86,7 +87,7 @@ impl Node {
             let (Some(Work::Removal(number)), Some(id)) = (Work::from_key(key), removal_id(value)) else {
                 continue;
             };
-            if let Some(secret) = self.tombstone(&id).await?.and_then(|tombstone| tombstone.secret) {
+            if let Some(Tombstone { secret, .. }) = self.tombstone(&id).await? {
                 removals.push((number, Removed { id, secret }));
             }
         }

@@ -251,6 +251,14 @@ impl Peers {
         state.table.members().into_iter().filter(is_leaving).map(|member| member.node).collect()
     }
 
+    /// Those of the leaving members that prove what they say to hold.
+    pub(crate) fn reliable_leavers(&self) -> Vec<NodeId> {
+        let mut leaving = self.leaving_members();
+        let state = self.state();
+        leaving.retain(|node| *node == self.local || !state.is_poor(node));
+        leaving
+    }
+
     /// Looks at everybody's silence: says whose state changed, and whom to ask whether it is there.
     pub(crate) fn tick(&self) -> (Vec<(NodeId, NodeState)>, Vec<NodeId>) {
         let now = self.runtime.now();
@@ -348,6 +356,7 @@ impl Peers {
             records.filter(|record| !state.policy.admits(record, now)).map(|record| record.node).collect();
         for node in &expelled {
             state.table.remove(node);
+            state.forget_measures(node);
         }
         expelled
     }
@@ -369,9 +378,7 @@ impl Peers {
             };
         }
         let newest = state.table.forget(record);
-        state.timing.remove(&node);
-        state.stored.remove(&node);
-        state.detector.forget(&node);
+        state.forget_measures(&node);
         Farewell::Forgotten(newest)
     }
 
@@ -587,14 +594,17 @@ impl Peers {
 
     /// Records a wrong answer: bytes that are not what their name says.
     pub(crate) fn answered_wrongly(&self, node: NodeId) {
-        self.state().timing.entry(node).or_default().record_failure();
+        if let Some(timing) = self.state().timing_of(node) {
+            timing.record_failure();
+        }
     }
 
     /// Records that a node was given up while it still owed an answer; it counts as down for a while.
     pub(crate) fn given_up(&self, node: NodeId) {
         let now = self.runtime.now();
         let mut state = self.state();
-        state.timing.entry(node).or_default().record_failure();
+        let Some(timing) = state.timing_of(node) else { return };
+        timing.record_failure();
         state.detector.failed(node, now);
     }
 
@@ -664,7 +674,7 @@ impl Peers {
     fn note(&self, node: NodeId, class: CallClass, started: Instant, error: Option<&Error>) {
         let now = self.runtime.now();
         let mut state = self.state();
-        let timing = state.timing.entry(node).or_default();
+        let Some(timing) = state.timing_of(node) else { return };
         match error {
             None => {
                 timing.record_success(class, now - started);
@@ -716,7 +726,7 @@ impl Drop for Overtaken<'_> {
         }
         let now = self.peers.runtime.now();
         let mut state = self.peers.state();
-        let timing = state.timing.entry(self.node).or_default();
+        let Some(timing) = state.timing_of(self.node) else { return };
         timing.record_unanswered(self.class, now - self.started);
         if self.class == CallClass::Store {
             state.stored.insert(self.node, now);
@@ -725,6 +735,19 @@ impl Drop for Overtaken<'_> {
 }
 
 impl State {
+    /// How fast a member answers. Clients come and go, and nothing is remembered of them.
+    fn timing_of(&mut self, node: NodeId) -> Option<&mut PeerTiming> {
+        self.table.record(&node)?;
+        Some(self.timing.entry(node).or_default())
+    }
+
+    /// Forgets how a node answered that is no member any more.
+    fn forget_measures(&mut self, node: &NodeId) {
+        self.timing.remove(node);
+        self.stored.remove(node);
+        self.detector.forget(node);
+    }
+
     /// Whether what a node says to hold is believed.
     fn is_believed(&self, node: &NodeId) -> bool {
         !self.distrusted.contains(node) || is_active(Bug::BelieveDistrusted)

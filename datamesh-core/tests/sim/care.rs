@@ -208,6 +208,65 @@ fn nobody_leaves_while_the_home_of_its_manifests_is_silent() {
 }
 
 #[test]
+fn nobody_gives_up_what_no_member_can_hold() {
+    let told = tell(builder(4).nodes(1), |sim| async move {
+        let all = put_some(&sim, 3).await?;
+        let small = sim.mesh(0)?.put(vec![7; 1000]).await?.capability;
+        let newcomer = sim.add().await?;
+        sim.crash(newcomer);
+        // Long after the newcomer counts as gone, and nobody is left.
+        let early = sim.mesh(0)?.drain().deadline(40 * MINUTE).await.unwrap_err();
+        assert_eq!(early.kind(), ErrorKind::TimedOut);
+        assert_eq!(sim.mesh(0)?.get(&small).await?, vec![7; 1000]);
+        check_contents(&sim, 0, &all).await
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn nodes_that_all_leave_at_once_keep_everything() {
+    let told = tell(builder(4).nodes(3), |sim| async move {
+        let all = put_some(&sim, 6).await?;
+        sim.sleep(3 * MINUTE).await;
+        let drain = |node: usize| {
+            let drain = sim.mesh(node).map(|mesh| mesh.drain().deadline(40 * MINUTE).into_future());
+            async move { drain?.await }
+        };
+        for left in futures::future::join_all((0..3).map(drain)).await {
+            assert!(left.is_err(), "nobody has what it had");
+        }
+        check_contents(&sim, 0, &all).await?;
+        for node in 0..3 {
+            sim.stop(node).await?;
+        }
+        for node in 0..3 {
+            sim.restart(node).await?;
+        }
+        sim.sleep(MINUTE).await;
+        check_contents(&sim, 1, &all).await
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
+fn who_offers_nothing_any_more_leaves() {
+    let told = tell(builder(2).nodes(8), |sim| async move {
+        let all = put_some(&sim, 12).await?;
+        sim.sleep(3 * MINUTE).await;
+        sim.offer(5, 0);
+        sim.stop(5).await?;
+        sim.restart(5).await?;
+        sim.mesh(5)?.drain().deadline(20 * MINUTE).await?;
+        sim.stop(5).await?;
+        sim.wipe(5);
+        until_margin(&sim, 0, &all, 2, Duration::ZERO).await?;
+        assert_eq!(sum(&sim, |metrics| metrics.shards_rebuilt), 0);
+        Ok(())
+    });
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
+#[test]
 fn a_full_disk_keeps_nothing_from_being_repaired() {
     each(4, full_disks);
 }

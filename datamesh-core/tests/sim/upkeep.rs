@@ -17,8 +17,8 @@ fn what_rots_comes_back_within_a_period() {
 }
 
 #[test]
-fn what_cannot_be_read_comes_back_within_a_period() {
-    all_end_well(0..2, scrub::unreadable_shards_come_back);
+fn what_cannot_be_read_comes_back() {
+    all_end_well(0..4, scrub::unreadable_shards_come_back);
 }
 
 #[test]

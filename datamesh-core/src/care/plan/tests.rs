@@ -448,3 +448,27 @@ proptest! {
         prop_assert_eq!(moves.iter().collect::<BTreeSet<_>>().len(), moves.len());
     }
 }
+
+/// Nobody gives anything up where it sees nobody who could hold it, or is no member itself.
+#[test]
+fn nothing_is_given_up_by_who_is_alone() {
+    let answers = Answers::from([(node(1), Some(Possession::Held(vec![0])))]);
+    let alone = manifest_plan(&[], &answers, node(1));
+    assert!(!alone.is_home && !alone.is_brought && !alone.is_surplus);
+    assert_eq!(plan_of(CODE, &view(&[]), &answers, node(1)), None);
+
+    let members = members(9);
+    let mut answers = at_home(&members);
+    answers.insert(node(99), Some(Possession::Held(vec![0, 1])));
+    let manifests = members.iter().map(|member| (member.node, Some(Possession::Held(Vec::new()))));
+    let manifests: Answers = manifests.chain([(node(99), Some(Possession::Held(Vec::new())))]).collect();
+    let leaving = View { leaving: vec![node(99)], ..view(&members) };
+    for (view, may) in [(view(&members), false), (leaving, true)] {
+        let plan = plan_of(CODE, &view, &answers, node(99)).unwrap();
+        assert_eq!(!plan.surplus.is_empty(), may, "{plan:?}");
+        let ranking = rank(&KEY, &view.members);
+        let homes = ranking.manifest_holders(CODE);
+        let plan = plan_manifest(&ranking, &homes, CODE, &view, &manifests, node(99));
+        assert_eq!(plan.is_surplus, may, "{plan:?}");
+    }
+}

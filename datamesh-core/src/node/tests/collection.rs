@@ -69,11 +69,26 @@ fn removals_that_are_told_are_carried_out_and_remembered() {
     assert_eq!(block_on(fixture.node.removals_from(0, 100)).unwrap().len(), numbers, "told twice");
     let next = block_on(fixture.node.next_removal()).unwrap();
     assert!(block_on(fixture.node.removals_from(next, 100)).unwrap().is_empty());
-    assert!(block_on(fixture.node.drop_tombstones(1)).unwrap() == 1);
+    assert!(block_on(fixture.node.drop_tombstones(told[0].0 + 1)).unwrap() == 1);
     assert!(block_on(fixture.node.drop_tombstones(u64::MAX)).unwrap() > 0);
     assert!(block_on(fixture.node.removals_from(0, 100)).unwrap().is_empty());
     let too_many = removals(&vec![[0; 32]; MAX_REMOVALS + 1], secret());
     assert_eq!(refusal(fixture.reply(too_many, "")), Refusal::Invalid);
+}
+
+#[test]
+fn a_wrong_removal_does_not_take_the_right_one_with_it() {
+    let fixture = Fixture::new();
+    let (_, layout) = sample(0);
+    let id = *extent(&layout).as_bytes();
+    store_of(fixture.reply(removals(&[id], wrong_secret()), ""));
+    let next = block_on(fixture.node.next_removal()).unwrap();
+    store_of(fixture.reply(removals(&[id], secret()), ""));
+    let told = || block_on(fixture.node.removals_from(0, 100)).unwrap();
+    assert_eq!(told().iter().map(|(number, _)| *number).collect::<Vec<_>>(), [next], "one is told");
+    assert_eq!(block_on(fixture.node.drop_tombstones(next)).unwrap(), 0, "the wrong one was forgotten");
+    assert_eq!(told()[0].1.secret.hash(), secret().hash());
+    assert_eq!(fixture.commit(&layout, &[0]), Reply::Removed);
 }
 
 #[test]
