@@ -48,6 +48,21 @@ fn message() {
 }
 
 #[test]
+fn every_request_and_reply_is_a_seed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let hex = |seed: Vec<u8>| seed.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let seeds = read_all(&root.join("fuzz/corpus/message")).unwrap();
+    let seeds: Vec<String> = seeds.into_iter().map(hex).collect();
+    for file in ["requests.hex", "replies.hex"] {
+        let heads = std::fs::read_to_string(root.join("datamesh-core/tests/golden").join(file)).unwrap();
+        for line in heads.lines() {
+            let (name, head) = line.split_once(' ').unwrap();
+            assert!(seeds.iter().any(|seed| seed == head), "{name} of {file}");
+        }
+    }
+}
+
+#[test]
 fn announcement() {
     run("announcement", fuzz::announcement);
 }
@@ -55,6 +70,34 @@ fn announcement() {
 #[test]
 fn mesh_keys() {
     run("mesh_keys", fuzz::mesh_keys);
+}
+
+#[test]
+fn stored() {
+    run("stored", fuzz::stored);
+}
+
+#[test]
+fn shard_proof() {
+    run("shard_proof", fuzz::shard_proof);
+}
+
+#[cfg(any(feature = "libp2p", all(feature = "local", unix)))]
+#[test]
+fn frames() {
+    run("frames", datamesh_net::fuzz::frames);
+}
+
+#[cfg(feature = "libp2p")]
+#[test]
+fn network_proof() {
+    run("network_proof", datamesh_net::fuzz::network_proof);
+}
+
+#[cfg(all(feature = "local", unix))]
+#[test]
+fn local_proof() {
+    run("local_proof", datamesh_net::fuzz::local_proof);
 }
 
 #[test]

@@ -6,9 +6,6 @@ use crate::error::{ErrorKind, Result};
 use crate::format::cbor::{Reader, Unknown, Writer};
 use crate::id::{ExtentId, ID_LEN, NodeId};
 
-/// The hours that [`Hours`] looks back at most: the longest life of a tombstone that may be set is a year.
-const MAX_HOURS: usize = 24 * 366;
-
 /// The longest value of a record of work, in bytes.
 const MAX_WORK_LEN: usize = 128 << 10;
 
@@ -233,6 +230,9 @@ impl RemovalsOf {
 pub struct Hours(pub Vec<u64>);
 
 impl Hours {
+    /// The most hours that it looks back: the longest life of a tombstone that may be set is a year.
+    pub const MAX: usize = 24 * 366;
+
     /// The record's value.
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(16 + 8 * self.0.len());
@@ -247,7 +247,7 @@ impl Hours {
     /// another version.
     pub fn decode(value: &[u8]) -> Result<Self> {
         let mut reader = open(value, "the hours of a node")?;
-        let hours = Self(reader.names(1, "numbers", MAX_HOURS, u64::from_be_bytes)?);
+        let hours = Self(reader.names(1, "numbers", Self::MAX, u64::from_be_bytes)?);
         reader.finish()?;
         Ok(hours)
     }

@@ -3,11 +3,12 @@
 //! Besides not panicking, each checks that what was decoded encodes to something that decodes to the same.
 
 use crate::format::{
-    AdmissionKeys, Announcement, AnnouncementKey, Capability, Header, Layout, Manifest, MeshKey, MeshKeys,
-    Reply, Request, SignedCertificate, SignedEpoch, SignedRecord, Ticket,
+    AdmissionKeys, Announcement, AnnouncementKey, Capability, Header, Hours, Layout, Manifest, MeshKey,
+    MeshKeys, RemovalsOf, Reply, Request, ScrubCursor, SignedCertificate, SignedEpoch, SignedRecord,
+    StoredExtent, StoredManifest, Ticket, Tombstone, UnnamedFor, Work, prove, proved,
 };
-use crate::id::NodeId;
-use crate::ports::{CryptoSuite, Nonce, Signature, SuiteId};
+use crate::id::{NodeId, ShardId};
+use crate::ports::{CryptoSuite, MAX_BLOB_LEN, Nonce, Signature, SuiteId};
 use crate::{Error, ErrorKind, Result};
 
 /// Layouts have one encoding only.
@@ -120,3 +121,89 @@ pub fn announcement(data: &[u8]) {
         assert!(heard.encode(&key, nonce) == data, "an announcement has two encodings");
     }
 }
+
+/// Records of a node's own store: what it holds, what was removed, and its own work.
+pub fn stored(data: &[u8]) {
+    if let Ok(extent) = StoredExtent::decode(data) {
+        assert!(
+            extent.layout.len() + extent.indexes.len() < data.len(),
+            "an extent is longer than its record"
+        );
+        assert!(StoredExtent::decode(&extent.encode()).ok() == Some(extent), "an extent does not survive");
+    }
+    if let Ok(manifest) = StoredManifest::decode(data) {
+        assert!(manifest.manifest.len() < data.len(), "a manifest is longer than its record");
+        assert!(
+            StoredManifest::decode(&manifest.encode()).ok() == Some(manifest),
+            "a manifest does not survive"
+        );
+    }
+    if let Ok(tombstone) = Tombstone::decode(data) {
+        assert!(
+            Tombstone::decode(&tombstone.encode()).ok() == Some(tombstone),
+            "a tombstone does not survive"
+        );
+    }
+    if let Some(work) = Work::from_key(data) {
+        assert!(work.key() == data, "a piece of work has two keys");
+    }
+    if let Ok(cursor) = ScrubCursor::decode(data) {
+        assert!(
+            ScrubCursor::decode(&cursor.encode()).ok() == Some(cursor),
+            "a scrub's place does not survive"
+        );
+    }
+    if let Ok(age) = UnnamedFor::decode(data) {
+        assert!(UnnamedFor::decode(&age.encode()).ok() == Some(age), "an age does not survive");
+    }
+    if let Ok(place) = RemovalsOf::decode(data) {
+        assert!(RemovalsOf::decode(&place.encode()).ok() == Some(place), "a place does not survive");
+    }
+    if let Ok(hours) = Hours::decode(data) {
+        assert!(Hours::decode(&hours.encode()).ok() == Some(hours), "hours do not survive");
+    }
+    // No record begins so: more hours than fit into what a fuzzer makes.
+    if let [0xff, low, high, ..] = data {
+        let count = usize::from(u16::from_le_bytes([*low, *high])) % 0x4000;
+        let is_read = Hours::decode(&Hours(vec![7; count]).encode()).is_ok();
+        assert!(is_read == (count <= Hours::MAX), "{count} hours");
+    }
+}
+
+/// Proofs that a shard is held: those of a shard that the data are, and the data as a proof.
+///
+/// The first bytes are the nonce, the length that the one who asks goes by, and which bit is turned.
+pub fn shard_proof(data: &[u8]) {
+    let Some((nonce, rest)) = data.split_first_chunk::<16>() else { return };
+    let Some((len, rest)) = rest.split_first_chunk::<4>() else { return };
+    let Some((turned, content)) = rest.split_first_chunk::<2>() else { return };
+    let claimed = u32::from_le_bytes(*len) as usize;
+    let other = ShardId::of(nonce);
+    if let Some(shown) = proved(&other, nonce, claimed, content) {
+        assert!((1..=MAX_BLOB_LEN).contains(&claimed), "a shard of {claimed} bytes is proved");
+        assert!(content.len() <= LONGEST_PROOF, "a proof has {} bytes", content.len());
+        assert!(shown != other || content == nonce, "what is not a proof proves a shard");
+    }
+    if content.is_empty() {
+        return;
+    }
+    let shard = ShardId::of(content);
+    let mut proof = prove(&shard, nonce, content);
+    assert!(proof.len() <= LONGEST_PROOF, "a proof has {} bytes", proof.len());
+    assert!(proved(&shard, nonce, content.len(), &proof) == Some(shard), "a proof proves nothing");
+    let bit = usize::from(u16::from_le_bytes(*turned));
+    if let Some(byte) = proof.get_mut(bit / 8) {
+        *byte ^= 1 << (bit % 8);
+        assert!(
+            proved(&shard, nonce, content.len(), &proof) != Some(shard),
+            "an altered proof proves a shard"
+        );
+    }
+    proof.push(0);
+    assert!(proved(&shard, nonce, content.len(), &proof).is_none(), "a proof is followed by something");
+    proof.truncate(proof.len() - 2);
+    assert!(proved(&shard, nonce, content.len(), &proof).is_none(), "a proof that is cut short proves");
+}
+
+/// A chunk, and a hash for each step of the way to it.
+const LONGEST_PROOF: usize = 1024 + 13 * 32;

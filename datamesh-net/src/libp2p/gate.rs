@@ -50,7 +50,7 @@ impl Gate {
         self.takes.load(Ordering::Acquire)
     }
 
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.opens.load(Ordering::Acquire)
     }
 }

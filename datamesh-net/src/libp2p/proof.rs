@@ -29,13 +29,13 @@ const NONCE_LEN: usize = 32;
 const HINT_LEN: usize = 16;
 
 /// What the dialler says first: a nonce, when its invitation ends, and a hint for each of its keys.
-const ASKED_LEN: usize = NONCE_LEN + 8 + MAX_KEYS * HINT_LEN;
+pub(super) const ASKED_LEN: usize = NONCE_LEN + 8 + MAX_KEYS * HINT_LEN;
 
 /// What the listener answers: a nonce, and which key it picked.
-const PICKED_LEN: usize = NONCE_LEN + 1;
+pub(super) const PICKED_LEN: usize = NONCE_LEN + 1;
 
 /// What the listener gives for an invitation: the mesh key, and its generation.
-const GIVEN_LEN: usize = 32 + 8;
+pub(super) const GIVEN_LEN: usize = 32 + 8;
 
 /// The listener has none of the keys.
 const NONE: u8 = 0xff;

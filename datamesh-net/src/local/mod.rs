@@ -17,6 +17,8 @@ mod bounds;
 mod config;
 mod directory;
 mod driver;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzz;
 mod proof;
 mod renewal;
 pub(crate) mod socket;

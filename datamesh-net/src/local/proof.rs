@@ -23,10 +23,10 @@ const NONCE_LEN: usize = 32;
 const HINT_LEN: usize = 16;
 
 /// What the dialler says first: version, purpose, two zero bytes, a nonce, and a hint for each of its keys.
-const ASKED_LEN: usize = 4 + NONCE_LEN + MAX_KEYS * HINT_LEN;
+pub(super) const ASKED_LEN: usize = 4 + NONCE_LEN + MAX_KEYS * HINT_LEN;
 
 /// What the listener answers: a nonce, and which key it picked.
-const PICKED_LEN: usize = NONCE_LEN + 1;
+pub(super) const PICKED_LEN: usize = NONCE_LEN + 1;
 
 /// The listener has none of the keys.
 const NONE: u8 = 0xff;

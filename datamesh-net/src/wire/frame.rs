@@ -22,7 +22,7 @@ const VERSION: u8 = 1;
 const ONE_PIECE: usize = 8 << 10;
 
 /// Memory taken for a message before its bytes arrive; a shard of 256 KiB fits. Then it doubles.
-const FIRST_STEP: usize = 288 << 10;
+pub(crate) const FIRST_STEP: usize = 288 << 10;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
