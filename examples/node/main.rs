@@ -1,7 +1,7 @@
 //! A node of a mesh as a program: begin a mesh, join one, run a node, and use it.
 //!
 //!     node init DIR                              begins a mesh whose first node keeps its data in DIR
-//!     node run DIR [--bootstrap]                 runs the node of DIR until Ctrl-C
+//!     node run DIR [--bootstrap]                 runs the node of DIR until Ctrl-C; --help says how it finds others
 //!     node ticket DIR                            prints the ticket of the node that runs there
 //!     node join DIR --ticket TICKET              makes DIR a node of that mesh; then run it
 //!     node admit NODE --key FILE                 prints a certificate, where the mesh was begun with --admission FILE
@@ -147,12 +147,19 @@ enum Command {
         told: Told,
     },
     /// Run the node of DIR until Ctrl-C or a signal
+    ///
+    /// It finds members by the ticket that it joined with, and by what members tell each other. --local-network,
+    /// --kademlia and --nat find and reach them in other ways, too; a program that was built without the features mdns,
+    /// kad and nat does not have these
     Run {
         /// Of `init` or `join`
         directory: PathBuf,
-        /// Keep nothing for others; only tell members of each other
+        /// Keep nothing for others: a capacity of 0. The node only tells members of each other, and relays for them with
+        /// --nat; it is found by its ticket alone
         #[arg(long)]
         bootstrap: bool,
+        #[command(flatten)]
+        found: serve::Found,
         /// Of `node admit`; it is kept, so it is needed once
         #[arg(long)]
         certificate: Option<String>,
@@ -246,8 +253,9 @@ async fn run(arguments: Arguments, output: Output) -> Result<()> {
         Command::Join { directory, told } => {
             place::join(&directory, told.into(), find_ticket(ticket, None)?, output).await
         }
-        Command::Run { directory, bootstrap, certificate, told } => {
-            let mut builder = place::settings(&directory, told.into())?.builder(&directory);
+        Command::Run { directory, bootstrap, found, certificate, told } => {
+            let builder = place::settings(&directory, told.into())?.builder(&directory);
+            let mut builder = builder.discovery(found.discovery(bootstrap));
             if bootstrap {
                 builder = builder.capacity(0);
             }

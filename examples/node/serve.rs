@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
+use clap::Args;
+use datamesh::net::libp2p::Discovery;
 use datamesh::{Builder, Event, Mesh, NodeState};
 use futures::StreamExt;
 use futures::channel::mpsc;
@@ -12,6 +14,39 @@ use serde_json::json;
 use crate::Result;
 use crate::output::{Output, say};
 use crate::place;
+
+/// How a node finds others and is found, beside tickets and what members tell.
+#[derive(Args)]
+pub(crate) struct Found {
+    /// Find members on the local network by multicast, and be found there
+    #[cfg(feature = "mdns")]
+    #[arg(long)]
+    local_network: bool,
+
+    /// Look up where members have moved, in a table that members keep together
+    #[cfg(feature = "kad")]
+    #[arg(long)]
+    kademlia: bool,
+
+    /// Reach others through NATs, and be reached: members say where they see this node, and relay
+    #[cfg(feature = "nat")]
+    #[arg(long)]
+    nat: bool,
+}
+
+impl Found {
+    pub(crate) fn discovery(&self, bootstrap: bool) -> Discovery {
+        let discovery = Discovery::new();
+        let discovery = if bootstrap { discovery.bootstrap() } else { discovery };
+        #[cfg(feature = "mdns")]
+        let discovery = if self.local_network { discovery.local_network() } else { discovery };
+        #[cfg(feature = "kad")]
+        let discovery = if self.kademlia { discovery.kademlia() } else { discovery };
+        #[cfg(feature = "nat")]
+        let discovery = if self.nat { discovery.nat() } else { discovery };
+        discovery
+    }
+}
 
 pub(crate) async fn run(directory: &Path, builder: Builder, output: Output) -> Result<()> {
     let (mut told_to_stop, mut stop) = mpsc::channel(1);
