@@ -81,12 +81,12 @@ fn a_path_under_a_file_is_refused() {
 
 #[test]
 fn damaged_volumes_never_give_other_bytes() {
-    let damages: [fn(&mut Vec<u8>); 3] = [
-        |bytes| bytes.iter_mut().skip(64).for_each(|byte| *byte = 0),
-        |bytes| bytes.iter_mut().skip(1000).step_by(5000).for_each(|byte| *byte ^= 1),
-        |bytes| bytes.truncate(30_000),
+    let damages: [(ErrorKind, fn(&mut Vec<u8>)); 3] = [
+        (ErrorKind::Corrupt, |bytes| bytes.iter_mut().skip(64).for_each(|byte| *byte = 0)),
+        (ErrorKind::Corrupt, |bytes| bytes.iter_mut().skip(1000).step_by(5000).for_each(|byte| *byte ^= 1)),
+        (ErrorKind::Io, |bytes| bytes.truncate(30_000)),
     ];
-    for damage in damages {
+    for (expected, damage) in damages {
         let directory = TempDir::new().unwrap();
         let store = open(directory.path());
         block_on(async { (fill(&store, 10).await, store.close().await.unwrap()) });
@@ -101,7 +101,7 @@ fn damaged_volumes_never_give_other_bytes() {
             match block_on(store.read_blob(id)) {
                 Ok(found) => assert!(found == Some(bytes)),
                 Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::Corrupt);
+                    assert_eq!(error.kind(), expected);
                     wrong += 1;
                 }
             }
@@ -199,6 +199,70 @@ fn volumes_without_their_records_file_are_kept_and_refused() {
     std::fs::rename(&kept, &records).unwrap();
     let store = open(directory.path());
     assert_eq!(block_on(store.read_blob(id)).unwrap(), Some(bytes));
+}
+
+#[test]
+fn a_store_whose_volumes_are_not_there_is_refused_and_nothing_of_it_is_lost() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    block_on(async { (fill(&store, 30).await, store.close().await.unwrap()) });
+    let (there, away) = (directory.path().join("volumes"), directory.path().join("away"));
+    assert!(volumes(directory.path()).len() > 1);
+    // As where the disk that it is on was not mounted: the directory is there, and empty.
+    std::fs::rename(&there, &away).unwrap();
+    for _ in 0..2 {
+        let error = DiskStore::open(directory.path(), options()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(error.to_string().contains("mount") && error.to_string().contains("records.redb"), "{error}");
+    }
+    std::fs::remove_dir(&there).unwrap();
+    std::fs::rename(&away, &there).unwrap();
+    let store = open(directory.path());
+    block_on(async {
+        for seed in 0..30 {
+            assert_eq!(store.read_blob(blob(seed).0).await.unwrap(), Some(blob(seed).1));
+        }
+        store.close().await.unwrap();
+    });
+    // They are lost for good: the way that the error names.
+    std::fs::remove_dir_all(&there).unwrap();
+    std::fs::rename(directory.path().join("records.redb"), &away).unwrap();
+    let store = open(directory.path());
+    assert_eq!(block_on(store.read_blob(blob(0).0)).unwrap(), None);
+    block_on(store.close()).unwrap();
+}
+
+#[test]
+fn a_volume_that_is_missing_or_short_is_unread_and_not_rotten() {
+    let damages: [fn(&Path); 2] =
+        [|path| std::fs::remove_file(path).unwrap(), |path| std::fs::write(path, b"").unwrap()];
+    for damage in damages {
+        let directory = TempDir::new().unwrap();
+        let store = open(directory.path());
+        block_on(async { (fill(&store, 30).await, store.close().await.unwrap()) });
+        // Also the last one, which would be written on.
+        damage(volumes(directory.path()).last().unwrap());
+        damage(&volumes(directory.path())[0]);
+        let store = open(directory.path());
+        block_on(async {
+            let (id, bytes) = blob(99);
+            store.write_blob(id, bytes.clone()).await.unwrap();
+            store.commit(Batch::new()).await.unwrap();
+            assert_eq!(store.read_blob(id).await.unwrap(), Some(bytes));
+            let (mut read, mut unread) = (0, 0);
+            for seed in 0..30 {
+                match store.read_blob(blob(seed).0).await {
+                    Ok(found) => read += usize::from(found == Some(blob(seed).1)),
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+                        unread += 1;
+                    }
+                }
+            }
+            assert!(read > 0 && unread > 0 && read + unread == 30, "{read} read, {unread} not");
+            store.close().await.unwrap();
+        });
+    }
 }
 
 #[test]

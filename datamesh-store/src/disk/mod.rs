@@ -114,7 +114,8 @@ impl DiskStore {
     ///
     /// # Errors
     /// `Locked` where another store has the directory open, `AccessDenied`, `Corrupt` where the records file
-    /// is damaged, `Unsupported` for another version, `InvalidInput` for the options, `StorageFull`, `Io`.
+    /// is damaged, `Unsupported` for another version, `InvalidInput` for the options, `StorageFull`, `Io`, also where
+    /// none of the volumes that hold its blobs is there, since what they are on is then not mounted.
     pub fn open(path: impl AsRef<Path>, options: DiskOptions) -> Result<Self> {
         let directory = path.as_ref();
         options.check()?;

@@ -1,6 +1,6 @@
 //! Opening a disk store: lock, records file, and what a crash left behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datamesh_core::planted::{Bug, is_active};
-use datamesh_core::{Error, Result};
+use datamesh_core::{Error, ErrorKind, Result};
 use redb::StorageBackend;
 
 use super::DiskOptions;
@@ -102,13 +102,16 @@ pub(crate) fn prepare(
         catch_unwind(AssertUnwindSafe(|| index::open(backend, options.cache_bytes, options.check_bytes)));
     let (database, store, volumes) =
         opened.unwrap_or_else(|_| Err(index::corrupt("the records file has pages that cannot be")))?;
-    sweep(&*files, &volumes).map_err(|error| Error::io("the volumes could not be swept", error))?;
+    let listed = files.list().map_err(|error| Error::io("the volumes could not be listed", error))?;
+    check_there(&listed, &volumes)?;
+    sweep(&*files, &listed, &volumes).map_err(|error| Error::io("the volumes could not be swept", error))?;
     let space = files.space().map_err(|error| Error::io("the free space is not known", error))?;
     let held = volumes.values().map(|row| row.length).fold(0, u64::saturating_add);
     let (medium, reserve) = ((space.total, space.free), options.reserve_per_mille);
     let budget = SpaceBudget::new(medium, options.capacity_bytes, reserve, held, records);
     let shared = Arc::new(Shared::new(database, files, budget));
-    Ok(Writer::new(shared, store, options.volume_bytes, volumes, failures))
+    let short = short_volumes(&listed, &volumes);
+    Ok(Writer::new(shared, store, options.volume_bytes, volumes, &short, failures))
 }
 
 /// Empties a records medium that a crash left half made, so that it is made anew: for media without names,
@@ -134,14 +137,39 @@ fn begin_again_where_empty(files: &dyn Files, records: &dyn StorageBackend) -> i
     records.sync_data()
 }
 
+/// Refuses a store of whose volumes none is there: what they are on is not mounted then, and what it holds is not to be
+/// taken for lost. Where only some are missing, reading each of their blobs says so.
+fn check_there(listed: &[(String, u64)], volumes: &BTreeMap<u32, VolumeRow>) -> Result<()> {
+    let there: BTreeSet<u32> = listed.iter().filter_map(|(name, _)| volume::parse_file_name(name)).collect();
+    let live: BTreeMap<u32, u64> =
+        volumes.iter().filter(|(_, row)| row.live > 0).map(|(volume, row)| (*volume, row.live)).collect();
+    if live.is_empty() || live.keys().any(|volume| there.contains(volume)) {
+        return Ok(());
+    }
+    let (count, bytes) = (live.len(), live.values().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes)));
+    let text = format!(
+        "none of the {count} volumes is there that hold the {bytes} bytes of this store; mount what `volumes` is on and \
+         open it again, or, where they are lost for good, move records.redb away: the node then heals as a new node"
+    );
+    Err(Error::new(ErrorKind::Io, text))
+}
+
+/// Volumes that end before the end of what was committed.
+fn short_volumes(listed: &[(String, u64)], volumes: &BTreeMap<u32, VolumeRow>) -> BTreeSet<u32> {
+    let lengths = listed.iter().filter_map(|(name, length)| Some((volume::parse_file_name(name)?, *length)));
+    let is_short =
+        |(volume, length): &(u32, u64)| volumes.get(volume).is_some_and(|row| *length < row.length);
+    lengths.filter(is_short).map(|(volume, _)| volume).collect()
+}
+
 /// Cuts volumes at the end of what was committed, and removes those that no commit named.
-fn sweep(files: &dyn Files, volumes: &BTreeMap<u32, VolumeRow>) -> io::Result<()> {
-    for (name, length) in files.list()? {
-        let Some(volume) = volume::parse_file_name(&name) else { continue };
+fn sweep(files: &dyn Files, listed: &[(String, u64)], volumes: &BTreeMap<u32, VolumeRow>) -> io::Result<()> {
+    for (name, length) in listed {
+        let Some(volume) = volume::parse_file_name(name) else { continue };
         match volumes.get(&volume) {
-            None => files.remove(&name)?,
-            Some(row) if length > row.length => files.open(&name)?.set_len(row.length)?,
-            // A volume that is too short has lost blobs; reading each of those says so.
+            None => files.remove(name)?,
+            Some(row) if *length > row.length => files.open(name)?.set_len(row.length)?,
+            // Of a volume that is too short reading each of its blobs says so.
             Some(_) => {}
         }
     }

@@ -31,7 +31,7 @@ pub(crate) fn read_blob(shared: &Shared, id: &ShardId) -> Result<Option<Bytes>> 
             }
         }
     };
-    let handle = shared.handle(location.volume).map_err(|error| volume_failed(id, error))?;
+    let handle = shared.handle(location.volume).map_err(|error| unread(id, error))?;
     // With the file open, nothing that is removed from here on can disturb the read.
     drop(guard);
     let mut bytes = vec![0; location.length as usize];
@@ -41,7 +41,7 @@ pub(crate) fn read_blob(shared: &Shared, id: &ShardId) -> Result<Option<Bytes>> 
 
 /// Reads a committed blob from where the index says it is.
 pub(crate) fn read_location(shared: &Shared, id: &ShardId, location: Location) -> Result<Bytes> {
-    let handle = shared.handle(location.volume).map_err(|error| volume_failed(id, error))?;
+    let handle = shared.handle(location.volume).map_err(|error| unread(id, error))?;
     let mut bytes = vec![0; location.length as usize];
     read_at(shared, id, &*handle, location, &mut bytes)?;
     verified(id, bytes.into())
@@ -57,7 +57,7 @@ fn read_at(
 ) -> Result<()> {
     handle.read_at(location.offset, bytes).map_err(|error| {
         shared.drop_handle(location.volume);
-        volume_failed(id, error)
+        unread(id, error)
     })
 }
 
@@ -102,9 +102,7 @@ fn damaged(id: &ShardId) -> Error {
         .with_subject(id)
 }
 
-fn volume_failed(id: &ShardId, error: io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound => damaged(id).with_source(error),
-        _ => Error::io("a volume could not be read", error).with_subject(id),
-    }
+/// Of a volume that is missing or too short nothing is known, either: what it is on may come back.
+fn unread(id: &ShardId, error: io::Error) -> Error {
+    Error::io("a volume could not be read; look whether what it is on is there", error).with_subject(id)
 }

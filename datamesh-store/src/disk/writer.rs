@@ -76,9 +76,10 @@ impl Writer {
         store: [u8; 16],
         volume_bytes: u64,
         volumes: BTreeMap<u32, VolumeRow>,
+        short: &BTreeSet<u32>,
         failures: Arc<AtomicU64>,
     ) -> Self {
-        let current = last_volume(&shared, &volumes, volume_bytes);
+        let current = last_volume(&shared, &volumes, short, volume_bytes);
         let next_volume = volumes.last_key_value().map_or(1, |(last, _)| last.saturating_add(1));
         Self {
             shared,
@@ -426,9 +427,15 @@ impl Group {
 }
 
 /// The last volume, to be written on, so that reopening does not leave a short volume each time.
-fn last_volume(shared: &Shared, volumes: &BTreeMap<u32, VolumeRow>, volume_bytes: u64) -> Option<Current> {
+fn last_volume(
+    shared: &Shared,
+    volumes: &BTreeMap<u32, VolumeRow>,
+    short: &BTreeSet<u32>,
+    volume_bytes: u64,
+) -> Option<Current> {
     let (volume, row) = volumes.last_key_value()?;
-    if row.length >= volume_bytes || row.length < FILE_HEADER_LEN {
+    // Writing behind the end of one that is too short would fill the gap with zeros, which are not what it held.
+    if row.length >= volume_bytes || row.length < FILE_HEADER_LEN || short.contains(volume) {
         return None;
     }
     // A volume that cannot be opened is left alone; reading its blobs says what is wrong.
