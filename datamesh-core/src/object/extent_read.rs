@@ -49,6 +49,9 @@ pub(crate) struct ExtentReader {
 struct Known {
     /// Who is believed to hold each shard index, best guess first.
     holders: Vec<Vec<NodeId>>,
+    /// Who has a record of it, by what was described: of an index that it does not describe it may have all but a few
+    /// shards.
+    recorded: BTreeSet<NodeId>,
     /// Whether those to whom it is assigned were asked what they have, and whether all members were.
     asked: bool,
     described: bool,
@@ -70,6 +73,8 @@ struct Collecting {
     extra: usize,
     /// Whether all that the members describe was taken into account.
     described: bool,
+    /// Whether everybody who has a record is asked for every shard.
+    is_last_stage: bool,
 }
 
 /// What became of the attempt to make shards anew.
@@ -255,6 +260,7 @@ impl ExtentReader {
             running: BTreeMap::new(),
             extra: 0,
             described: false,
+            is_last_stage: false,
         }
     }
 
@@ -277,6 +283,10 @@ impl ExtentReader {
             if fetches.is_empty() {
                 if !std::mem::replace(&mut collecting.described, true) {
                     self.describe(true).await;
+                    continue;
+                }
+                // Only whole indexes are described: who lacks a shard of another segment may have the one of this.
+                if !std::mem::replace(&mut collecting.is_last_stage, true) {
                     continue;
                 }
                 return Err(self.too_few(collecting.have(), need));
@@ -321,6 +331,9 @@ impl ExtentReader {
         let wanted = |index: &usize| !collecting.running.contains_key(index) && collecting.is_missing(*index);
         let pairs = known.holders.iter().enumerate().filter(|(index, _)| wanted(index));
         let pairs = pairs.flat_map(|(index, nodes)| nodes.iter().map(move |node| (index, *node)));
+        let recorded = known.recorded.iter().filter(|_| collecting.is_last_stage);
+        let any = (0..known.holders.len()).filter(wanted);
+        let any = any.flat_map(|index| recorded.clone().map(move |node| (index, *node)));
         let cost = |(index, node): &(usize, NodeId)| {
             let mut cost = self.engine.peers.score(node);
             if *index >= data {
@@ -331,7 +344,7 @@ impl ExtentReader {
             }
             (cost, *index)
         };
-        pairs.filter(|pair| !collecting.tried.contains(pair)).min_by_key(cost)
+        pairs.chain(any).filter(|pair| !collecting.tried.contains(pair)).min_by_key(cost)
     }
 
     fn fetch(&self, segment: usize, index: usize, node: NodeId, collecting: &mut Collecting) -> Fetch {
@@ -357,7 +370,11 @@ impl ExtentReader {
     fn take(&self, index: usize, node: NodeId, answer: Result<Option<Bytes>>, collecting: &mut Collecting) {
         collecting.running.remove(&index);
         match answer {
-            Ok(Some(body)) => collecting.put(index, Some((body, node))),
+            Ok(Some(body)) => {
+                collecting.put(index, Some((body, node)));
+                // Whoever was found in the last stage is asked for the next segment's at once.
+                self.known().may_hold(index, node);
+            }
             Ok(None) => drop(self.known().lacking.insert((index, node))),
             Err(error) => {
                 let mut known = self.known();
@@ -412,15 +429,11 @@ impl ExtentReader {
         known.described |= is_all;
         for (node, answer) in holdings {
             match answer {
-                Ok(indexes) => {
-                    for index in indexes {
-                        let holders = known.holders.get_mut(usize::from(index));
-                        holders
-                            .filter(|holders| !holders.contains(&node))
-                            .into_iter()
-                            .for_each(|holders| holders.push(node));
-                    }
+                Ok(Some(indexes)) => {
+                    known.recorded.insert(node);
+                    indexes.into_iter().for_each(|index| known.may_hold(usize::from(index), node));
                 }
+                Ok(None) => {}
                 Err(_) => drop(known.silent.insert(node)),
             }
         }
@@ -428,18 +441,20 @@ impl ExtentReader {
 
     /// What every member that may hold data says that it holds of the extent.
     pub(crate) async fn holdings(&self) -> Vec<(NodeId, Result<Vec<u8>>)> {
-        self.holdings_of(self.engine.peers.possible_holders()).await
+        let holdings = self.holdings_of(self.engine.peers.possible_holders()).await;
+        holdings.into_iter().map(|(node, answer)| (node, answer.map(Option::unwrap_or_default))).collect()
     }
 
-    async fn holdings_of(&self, nodes: Vec<NodeId>) -> Vec<(NodeId, Result<Vec<u8>>)> {
+    /// The same of these nodes; `None` of one that has no record of the extent.
+    async fn holdings_of(&self, nodes: Vec<NodeId>) -> Vec<(NodeId, Result<Option<Vec<u8>>>)> {
         let total = self.layout.redundancy.total();
         let ask = |node: NodeId| {
             let request = Request::Describe { extents: vec![self.id] };
             let call = self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT);
             let read = move |answer: Result<(Reply, Bytes)>| match answer? {
                 (Reply::Described { held }, _) => {
-                    let mut held = held.into_iter().next().flatten().unwrap_or_default();
-                    held.retain(|index| usize::from(*index) < total);
+                    let mut held = held.into_iter().next().flatten();
+                    held.iter_mut().for_each(|held| held.retain(|index| usize::from(*index) < total));
                     Ok(held)
                 }
                 (other, _) => Err(unexpected(&other, node)),
@@ -460,6 +475,14 @@ impl ExtentReader {
         }
         Error::new(ErrorKind::Unavailable, "too few shards could be had; start the missing nodes and retry")
             .with_counts(have, need, missing)
+    }
+}
+
+impl Known {
+    /// Takes in that a node may have shards with this index.
+    fn may_hold(&mut self, index: usize, node: NodeId) {
+        let holders = self.holders.get_mut(index).filter(|holders| !holders.contains(&node));
+        holders.into_iter().for_each(|holders| holders.push(node));
     }
 }
 

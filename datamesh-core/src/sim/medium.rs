@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 
+use crate::format::{Layout, StoredExtent};
 use crate::id::{ID_LEN, ShardId};
 use crate::ports::{BatchStep, Table};
 use crate::sim::draws::Draws;
@@ -173,6 +174,22 @@ impl Medium {
     /// Whether a sector of a blob is lost.
     pub(super) fn is_unreadable(&self, id: &ShardId) -> bool {
         self.unreadable.contains(id)
+    }
+
+    /// Loses the blobs of one segment of every extent of which there is a record, as if they had been set aside.
+    pub(super) fn lose_segment(&mut self, segment: usize) -> usize {
+        let layouts = self.table(Table::Extents).filter_map(|(_, value)| {
+            let record = StoredExtent::decode(value).ok()?;
+            Some((Layout::decode(&record.layout).ok()?, record.indexes))
+        });
+        let shards = layouts.flat_map(|(layout, indexes)| {
+            let shards = indexes.into_iter().filter_map(move |index| layout.shard(segment, index.into()));
+            shards.collect::<Vec<ShardId>>()
+        });
+        let mut shards: Vec<ShardId> = shards.collect();
+        shards.retain(|shard| self.blobs.contains_key(shard));
+        shards.iter().for_each(|shard| self.delete_blob(shard));
+        shards.len()
     }
 
     /// Loses so many blobs and says nothing: who asks for one gets the bytes of another one of the same extent.

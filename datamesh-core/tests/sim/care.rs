@@ -24,6 +24,11 @@ fn what_a_lost_node_held_is_rebuilt_on_others() {
 }
 
 #[test]
+fn shards_that_are_lost_in_different_stripes_do_not_add_up() {
+    each(3, scattered_losses);
+}
+
+#[test]
 fn half_of_a_mesh_can_be_lost_in_pairs() {
     each(2, one_loss_after_another);
 }

@@ -110,6 +110,33 @@ async fn out_of_place(sim: &SimMesh, asker: usize, all: &[Capability]) -> Result
     Ok((strange, lacking))
 }
 
+/// A node is lost for good while two others each lack one shard, of different stripes: every stripe has k shards, and
+/// hardly anybody a whole index. Another was lost before, so that the others' shards are not those of their ranks.
+pub(crate) fn scattered_losses(seed: u64) -> std::result::Result<(), String> {
+    tell(builder(seed).nodes(8), |sim| async move {
+        let all = put_some(&sim, 1).await?;
+        let holders = async |asker: usize| -> Result<Vec<usize>> {
+            let mut held = healths(&sim, asker, &all).await?.remove(0).extents.remove(0).holders;
+            held.sort_by_key(|(_, indexes)| indexes.clone());
+            Ok(held.iter().filter_map(|(node, _)| sim.number_of(node)).collect())
+        };
+        let by_index = holders(0).await?;
+        let asker = by_index[5];
+        sim.crash(by_index[0]);
+        sim.sleep(11 * MINUTE).await;
+        until_margin(&sim, asker, &all, 2, 20 * MINUTE).await?;
+        let mut others = holders(asker).await?;
+        others.retain(|node| *node != asker);
+        sim.crash(others[0]);
+        for (node, segment) in [(others[1], 1), (others[2], 3)] {
+            must!(sim.lose_segment(node, segment) == 1, "node {node} has no shard of segment {segment}");
+        }
+        check_contents(&sim, asker, &all).await?;
+        until_margin(&sim, asker, &all, 2, 40 * MINUTE).await?;
+        check_contents(&sim, asker, &all).await
+    })
+}
+
 /// A node is lost for good: nothing moves within its grace time, then all that it held is rebuilt, each stripe read
 /// once.
 pub(crate) fn lost_node(seed: u64) -> std::result::Result<(), String> {

@@ -36,6 +36,14 @@ impl SimMesh {
         self.damage(node, "lose sectors", |medium, draws| medium.lose_sectors(shards, draws));
     }
 
+    /// Takes from a node's disk the shards of one segment of each extent that it has, as if they had been set aside; says
+    /// how many there were.
+    pub fn lose_segment(&self, node: usize, segment: usize) -> usize {
+        let mut lost = 0;
+        self.damage(node, "lose segment", |medium, _| lost = medium.lose_segment(segment));
+        lost
+    }
+
     /// Makes a node hostile: it loses so many shards, says that it has them, and answers with the bytes of others.
     pub fn forge(&self, node: usize, shards: usize) {
         self.damage(node, "forge", |medium, draws| medium.forge(shards, draws));
