@@ -74,6 +74,14 @@ impl Node {
                 held.remove(&want.index);
             }
         }
+        // What was staged in the place of what was set aside is not durable before a commit: only then it counts.
+        let staged: BTreeSet<u8> = {
+            let staging = self.staging();
+            wanted.iter().filter(|want| staging.contains(&want.shard)).map(|want| want.index).collect()
+        };
+        if !staged.is_empty() && self.storage.commit(Batch::new()).await.is_err() {
+            held.retain(|index| !staged.contains(index));
+        }
         Ok(held.into_iter().collect())
     }
 

@@ -43,7 +43,8 @@ impl Node {
                 batch = batch.delete_blob(*shard);
             }
         }
-        if !batch.steps().is_empty() {
+        // Also where nothing is deleted: what stays, for an extent uses it, is durable then.
+        if !shards.is_empty() {
             self.storage.commit(batch).await?;
         }
         let mut staging = self.staging();

@@ -18,6 +18,8 @@ use crate::ports::*;
 pub(super) struct TestStorage {
     pub(super) blobs: Mutex<BTreeMap<ShardId, Bytes>>,
     pub(super) records: Mutex<BTreeMap<(Table, Bytes), Bytes>>,
+    /// Those that no commit has made durable.
+    pub(super) unsynced: Mutex<Vec<ShardId>>,
     pub(super) corrupt: Mutex<Vec<ShardId>>,
     pub(super) fail_commit: AtomicBool,
     pub(super) hold_commit: AtomicBool,
@@ -31,7 +33,9 @@ pub(super) async fn while_held(flag: &AtomicBool) {
 impl Storage for TestStorage {
     async fn write_blob(&self, id: ShardId, bytes: Bytes) -> Result<()> {
         while_held(&self.hold_write).await;
-        self.blobs.lock().unwrap().insert(id, bytes);
+        if self.blobs.lock().unwrap().insert(id, bytes).is_none() {
+            self.unsynced.lock().unwrap().push(id);
+        }
         Ok(())
     }
 
@@ -78,6 +82,7 @@ impl Storage for TestStorage {
         if self.fail_commit.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Io, "sync of /secret/path failed"));
         }
+        self.unsynced.lock().unwrap().clear();
         for step in batch.into_steps() {
             match step {
                 BatchStep::Put { table, key, value } => {
@@ -227,6 +232,13 @@ impl Fixture {
 
     pub(super) fn has(&self, bytes: &Bytes) -> bool {
         self.storage.blobs.lock().unwrap().contains_key(&ShardId::of(bytes))
+    }
+
+    /// Takes what no commit has made durable.
+    pub(super) fn lose_power(&self) {
+        for id in self.storage.unsynced.lock().unwrap().drain(..) {
+            self.storage.blobs.lock().unwrap().remove(&id);
+        }
     }
 
     pub(super) fn records(&self) -> usize {

@@ -57,6 +57,38 @@ fn what_is_released_is_gone_and_the_rest_stays() {
 }
 
 #[test]
+fn what_is_not_durable_yet_is_not_counted() {
+    let fixture = Fixture::new();
+    let (shards, layout) = sample(0);
+    fixture.store(&layout, &shards);
+    let lost = ShardId::of(&shards[1]);
+    let set_aside = || {
+        fixture.storage.corrupt.lock().unwrap().push(lost);
+        block_on(fixture.node.set_aside(lost)).unwrap();
+        fixture.storage.corrupt.lock().unwrap().clear();
+        assert_eq!(keep(&fixture, &layout, &[0, 1]), Possession::Held(vec![0]));
+    };
+    set_aside();
+    // Its mend has staged it and not committed.
+    fixture.stage(&shards[1]);
+    assert_eq!(keep(&fixture, &layout, &[0, 1]), Possession::Held(vec![0, 1]));
+    fixture.lose_power();
+    assert!(fixture.has(&shards[1]), "what was promised was not durable");
+    // Nor what was taken back, and stays for the extent that uses it.
+    set_aside();
+    fixture.stage(&shards[1]);
+    fixture.reply(Request::Unstage { shards: vec![lost] }, "");
+    assert_eq!(fixture.held(&layout), Some(vec![0, 1, 2]));
+    fixture.lose_power();
+    assert!(fixture.has(&shards[1]), "what was counted was not durable");
+    // A store that takes no writes counts what it had before.
+    set_aside();
+    fixture.stage(&shards[1]);
+    fixture.storage.fail_commit.store(true, Ordering::SeqCst);
+    assert_eq!(fixture.held(&layout), Some(vec![0, 2]));
+}
+
+#[test]
 fn who_leaves_promises_nothing_more() {
     let fixture = Fixture::new();
     let (shards, layout) = sample(0);
