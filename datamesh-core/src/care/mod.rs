@@ -23,6 +23,7 @@ mod roster;
 mod rounds;
 pub(crate) mod scrub;
 mod settle;
+mod sight;
 mod spread;
 mod standing;
 mod status;

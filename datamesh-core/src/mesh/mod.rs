@@ -448,6 +448,7 @@ impl Core {
         self.tasks.start(Arc::clone(&self.care).spread_removals())?;
         self.tasks.start(Arc::clone(&self.care).collect())?;
         self.tasks.start(Arc::clone(&self.care).audit())?;
+        self.tasks.start(Arc::clone(&self.care).look_at_disk())?;
         self.tasks.start(Scrub::new(&self.care, rotten.suspects).run())?;
         self.tasks.start(Arc::clone(self).sweep())
     }

@@ -11,6 +11,7 @@ mod read;
 mod release;
 mod remove;
 mod scrub;
+mod sight;
 mod staging;
 mod survey;
 mod sweep;
@@ -23,6 +24,7 @@ use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use async_channel::{Receiver, Sender};
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -32,6 +34,7 @@ use crate::id::{ExtentId, NodeId, ShardId};
 use crate::ports::{DynStorage, Runtime, Table};
 
 use release::Promises;
+use sight::Sight;
 use staging::Staging;
 
 pub(crate) use scrub::Checked;
@@ -124,6 +127,9 @@ pub struct Node {
     written: written::Log,
     /// Shards that were set aside since this node was opened.
     set_asides: AtomicU64,
+    sight: Mutex<Sight>,
+    /// Holds a token when a shard could not be read.
+    doubts: (Sender<()>, Receiver<()>),
 }
 
 impl fmt::Debug for Node {
@@ -152,6 +158,7 @@ impl Node {
         let promises = Mutex::new(Promises::new(&*storage, runtime.now()).await);
         let written = written::Log::default();
         let set_asides = AtomicU64::default();
+        let (sight, doubts) = (Mutex::default(), async_channel::bounded(1));
         Ok(Arc::new(Self {
             storage,
             runtime,
@@ -162,6 +169,8 @@ impl Node {
             promises,
             written,
             set_asides,
+            sight,
+            doubts,
         }))
     }
 

@@ -12,7 +12,7 @@ use crate::ports::{Batch, Table};
 impl Node {
     /// The chunk of a shard that the nonce picks, with what joins it to the shard's name.
     pub(super) async fn prove(&self, shard: ShardId, nonce: ProofNonce) -> Result<Answer> {
-        let content = match self.storage.read_blob(shard).await {
+        let content = match self.read_blob(shard).await {
             Ok(Some(content)) => content,
             Ok(None) => return Ok((Reply::Absent, Bytes::new())),
             // The scrub is told; what has rotted is not held any more.

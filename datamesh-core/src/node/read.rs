@@ -15,7 +15,7 @@ use crate::ports::{Batch, Table};
 impl Node {
     /// A shard's bytes; bytes that fail their check are an event and never given out.
     pub(super) async fn read_shard(&self, shard: ShardId) -> Result<Answer> {
-        match self.storage.read_blob(shard).await {
+        match self.read_blob(shard).await {
             Ok(Some(bytes)) => Ok((Reply::Done, bytes)),
             Ok(None) => Ok((Reply::Absent, Bytes::new())),
             Err(error) => {
@@ -54,6 +54,7 @@ impl Node {
                 format!("at most {MAX_EXTENTS_DESCRIBED} extents are described at a time, got {asked}");
             return Err(Error::new(ErrorKind::LimitExceeded, text));
         }
+        self.check_sees()?;
         let mut held = Vec::with_capacity(extents.len());
         for extent in extents {
             held.push(match self.stored_extent(extent).await? {

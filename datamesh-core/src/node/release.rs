@@ -116,6 +116,7 @@ impl Node {
         objects: Vec<ObjectId>,
     ) -> Result<Answer> {
         check_count(extents.len().max(objects.len()))?;
+        self.check_sees()?;
         let mut possessions = Vec::with_capacity(extents.len().saturating_add(objects.len()));
         for (extent, wanted) in extents.into_iter().zip(indexes) {
             let promised = self.promise(*extent.as_bytes(), &wanted);

@@ -36,7 +36,7 @@ impl Node {
     /// # Errors
     /// Those of the storage.
     pub(crate) async fn check_shard(&self, shard: ShardId) -> Result<Checked> {
-        match self.storage.read_blob(shard).await {
+        match self.read_blob(shard).await {
             Ok(Some(bytes)) => Ok(Checked::Right(bytes.len() as u64)),
             Ok(None) => Ok(Checked::Absent),
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Checked::Rotten),

@@ -8,9 +8,10 @@ use crate::ports::Table;
 use bytes::Bytes;
 
 impl Node {
-    /// What this node has of each extent, and then of each object's manifest.
+    /// What this node has of each extent, and then of each object's manifest; nothing while its disk gives no shard.
     pub(super) async fn survey(&self, extents: Vec<ExtentId>, objects: Vec<ObjectId>) -> Result<Answer> {
         check_count(extents.len().max(objects.len()))?;
+        self.check_sees()?;
         let mut possessions = Vec::with_capacity(extents.len().saturating_add(objects.len()));
         for extent in extents {
             possessions.push(unless_damaged(self.possession_of_extent(extent).await)?);

@@ -28,6 +28,8 @@ pub(super) struct Medium {
     pub(super) capacity: u64,
     /// How many times as long as usual everything takes.
     pub(super) slowness: u32,
+    /// Whether it gives no blob, as a disk does that is gone beside its index.
+    pub(super) blind: bool,
     /// Whether the next write fails, after which the store refuses more.
     pub(super) failing: bool,
 }
@@ -45,6 +47,7 @@ impl Medium {
             forged: BTreeSet::new(),
             capacity,
             slowness: 1,
+            blind: false,
             failing: false,
         }
     }
@@ -171,9 +174,9 @@ impl Medium {
         self.unreadable.extend(draws.subset(&ids, count));
     }
 
-    /// Whether a sector of a blob is lost.
+    /// Whether a sector of a blob is lost, or all are.
     pub(super) fn is_unreadable(&self, id: &ShardId) -> bool {
-        self.unreadable.contains(id)
+        self.blind || self.unreadable.contains(id)
     }
 
     /// Loses the blobs of one segment of every extent of which there is a record, as if they had been set aside.

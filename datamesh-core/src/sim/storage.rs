@@ -171,7 +171,7 @@ impl Storage for SimStorage {
         self.pause(self.disk.blob).await;
         self.check_open()?;
         let bytes = self.medium().blob(&id).cloned();
-        if self.medium().is_unreadable(&id) {
+        if bytes.is_some() && self.medium().is_unreadable(&id) {
             return Err(Error::new(ErrorKind::Io, "the simulated disk has lost a sector").with_subject(id));
         }
         let forged = self.medium().is_forged(&id);

@@ -29,6 +29,11 @@ fn shards_that_are_lost_in_different_stripes_do_not_add_up() {
 }
 
 #[test]
+fn a_disk_that_gives_nothing_is_no_holder_until_it_does() {
+    each(2, blind_disk);
+}
+
+#[test]
 fn half_of_a_mesh_can_be_lost_in_pairs() {
     each(2, one_loss_after_another);
 }

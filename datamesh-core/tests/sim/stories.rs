@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use datamesh_core::sim::{SimBuilder, SimMesh};
-use datamesh_core::{Capability, CareOptions, Error, ErrorKind, Health, Metrics, NodeId, Result};
+use datamesh_core::{Capability, CareOptions, Error, ErrorKind, Health, Metrics, NodeId, NodeState, Result};
 
 use crate::parts::builder;
 
@@ -108,6 +108,39 @@ async fn out_of_place(sim: &SimMesh, asker: usize, all: &[Capability]) -> Result
         }
     }
     Ok((strange, lacking))
+}
+
+/// A node's disk gives no shard any more, and its index names them all the same: it counts as gone long before its scrub
+/// could tell, nothing of it is deleted, and it counts again when its disk reads.
+pub(crate) fn blind_disk(seed: u64) -> std::result::Result<(), String> {
+    tell(builder(seed).nodes(9), |sim| async move {
+        let all = put_some(&sim, 12).await?;
+        sim.sleep(3 * MINUTE).await;
+        let (blind, held) = (sim.node_id(4)?, sim.shards(4));
+        sim.blind_disk(4, true);
+        // Somebody reads.
+        check_contents(&sim, 0, &all).await?;
+        sim.sleep(6 * MINUTE).await;
+        let seen = healths(&sim, 0, &all).await?;
+        must!(seen.iter().any(|health| health.margin < Some(2)), "what the disk does not give still counts");
+        // Somebody writes: where nothing happens it is noticed at the next look at everything, within the hour.
+        put_some(&sim, 6).await?;
+        until_margin(&sim, 0, &all, 2, 24 * MINUTE).await?;
+        must!(shards_of(&healths(&sim, 0, &all).await?, blind) == 0, "node 4 says that it holds something");
+        must!(sim.shards(4) >= held, "{} shards of {held} are left", sim.shards(4));
+        sim.blind_disk(4, false);
+        sim.sleep(MINUTE).await;
+        must!(
+            shards_of(&healths(&sim, 0, &all).await?, blind) > 0,
+            "nobody noticed that the disk reads again"
+        );
+        sim.sleep(80 * MINUTE).await;
+        let states = sim.mesh(0)?.nodes();
+        let state = states.iter().find(|status| status.record.node == blind).map(|status| status.state);
+        must!(state == Some(NodeState::Up), "node 4 is {state:?} and reads");
+        until_margin(&sim, 0, &all, 2, Duration::ZERO).await?;
+        check_contents(&sim, 4, &all).await
+    })
 }
 
 /// A node is lost for good while two others each lack one shard, of different stripes: every stripe has k shards, and

@@ -36,6 +36,11 @@ impl SimMesh {
         self.damage(node, "lose sectors", |medium, draws| medium.lose_sectors(shards, draws));
     }
 
+    /// Makes a node's disk give no shard any more while it keeps its records, or give all again.
+    pub fn blind_disk(&self, node: usize, is_blind: bool) {
+        self.damage(node, "blind disk", |medium, _| medium.blind = is_blind);
+    }
+
     /// Takes from a node's disk the shards of one segment of each extent that it has, as if they had been set aside; says
     /// how many there were.
     pub fn lose_segment(&self, node: usize, segment: usize) -> usize {
