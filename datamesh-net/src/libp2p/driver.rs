@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datamesh_core::id::NodeId;
-use datamesh_core::ports::{Reach, TransportEvent};
+use datamesh_core::ports::TransportEvent;
 use datamesh_core::{Error, ErrorKind, Result};
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -23,16 +23,13 @@ use super::options::Discovery;
 use super::renewal::Renewals;
 use super::route::Route;
 use crate::wire::peers::Shared;
-use crate::wire::session::{Link, LinkId, Session};
+use crate::wire::session::{Link, LinkId, SETTLED, Session};
 use crate::wire::sleep::{Sleep, asleep_in_all};
 use crate::wire::{self, keys};
 
 /// The time between two looks at what is idle, and at whether the machine has slept.
 const LEAST_TICK: Duration = Duration::from_millis(10);
 const LAST_TICK: Duration = Duration::from_secs(2);
-
-/// The age at which a connection is certain to have been seen by both ends.
-const SETTLED: Duration = Duration::from_secs(1);
 
 /// How often the driver looks at what tells nothing by itself.
 const LOOK: Duration = Duration::from_secs(5);
@@ -194,9 +191,7 @@ impl Driver {
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Mesh(told)) => self.on_told(told),
-            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping)) if ping.result.is_err() => {
-                self.swarm.close_connection(ping.connection);
-            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping)) => self.on_ping(&ping),
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
                 self.on_closed(&peer_id, connection_id);
                 self.forget_end(connection_id, &peer_id, num_established == 0);
@@ -238,6 +233,17 @@ impl Driver {
                 self.tell_addresses();
             }
             event => self.on_discovery(event),
+        }
+    }
+
+    fn on_ping(&mut self, ping: &libp2p::ping::Event) {
+        if ping.result.is_err() {
+            self.swarm.close_connection(ping.connection);
+        } else if let Some(node) = names::node_of(&ping.peer)
+            && let Some(session) = self.shared.peer(&node).and_then(|peer| peer.session())
+        {
+            session.heard(LinkId::Libp2p(ping.connection));
+            self.leave(session.leave_relays());
         }
     }
 
@@ -286,13 +292,13 @@ impl Driver {
         }
     }
 
-    /// Whether an address led to a node that is connected already.
+    /// Whether an address led to a node that is connected already, and was heard of lately.
     ///
     /// Two nodes that dial each other at the same moment must not both take their own dial for the
     /// spare one: then the one of the smaller name does.
     fn is_spare(&self, node: NodeId, session: &Session) -> bool {
         let patience = if self.shared.local < node { Duration::ZERO } else { SETTLED };
-        session.reach() != Some(Reach::Relay) && session.has_link_for(patience)
+        session.has_link_for(patience)
     }
 
     /// Closes connections when what goes on over them has had time to end.

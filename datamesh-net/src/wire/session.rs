@@ -4,7 +4,6 @@
 //! each has grown its window. While all of them wait for the replies of slow handlers it grows, so
 //! that a slow request does not stop the others.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,6 +25,15 @@ pub(crate) const MAILBOX: usize = 256;
 /// How long a caller waits for a stream before it looks whether the pool should grow. Replies that need no
 /// disk come sooner.
 const LOOK_AFTER: Duration = Duration::from_millis(10);
+
+/// The age at which a connection is certain to have been seen by both ends, and has shown that it was made to stay:
+/// some are made only to look whether a peer is reached at an address.
+#[cfg(feature = "libp2p")]
+pub(crate) const SETTLED: Duration = Duration::from_secs(1);
+
+/// A connection that was not heard of for so long may be dead: each answers a ping every five seconds.
+#[cfg(feature = "libp2p")]
+const SILENT: Duration = Duration::from_secs(8);
 
 /// Asks a connection's handler for a new stream.
 pub(crate) type StreamRequest = oneshot::Sender<Stream>;
@@ -58,6 +66,9 @@ pub(crate) struct Link {
     mailbox: async_channel::Sender<StreamRequest>,
     #[cfg(feature = "libp2p")]
     since: Instant,
+    /// When its other end last answered, or proved itself.
+    #[cfg(feature = "libp2p")]
+    heard: Instant,
     /// How the connection was made, where it is one over a network.
     #[cfg(feature = "libp2p")]
     reach: Option<Reach>,
@@ -66,11 +77,15 @@ pub(crate) struct Link {
 impl Link {
     /// A connection that was proved just now.
     pub(crate) fn new(id: LinkId, mailbox: async_channel::Sender<StreamRequest>) -> Self {
+        #[cfg(feature = "libp2p")]
+        let now = Instant::now();
         Self {
             id,
             mailbox,
             #[cfg(feature = "libp2p")]
-            since: Instant::now(),
+            since: now,
+            #[cfg(feature = "libp2p")]
+            heard: now,
             #[cfg(feature = "libp2p")]
             reach: None,
         }
@@ -80,6 +95,27 @@ impl Link {
     pub(crate) fn reached(mut self, reach: Reach) -> Self {
         self.reach = Some(reach);
         self
+    }
+
+    #[cfg(feature = "libp2p")]
+    fn is_relayed(&self) -> bool {
+        self.reach == Some(Reach::Relay)
+    }
+
+    #[cfg(feature = "libp2p")]
+    fn is_silent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.heard) >= SILENT
+    }
+
+    /// Whether requests go by this one rather than by an older one. A peer that has lost a connection makes another,
+    /// and this end may hear last that the old one is dead. Two that were made at the same moment are as good as each
+    /// other, and no relay takes the place of a direct one that may live.
+    #[cfg(feature = "libp2p")]
+    fn supersedes(&self, older: &Self, now: Instant) -> bool {
+        let is_later = self.since.saturating_duration_since(older.since) >= SETTLED;
+        let is_settled = now.saturating_duration_since(self.since) >= SETTLED;
+        let is_worse = self.is_relayed() && !older.is_relayed();
+        is_later && (older.is_silent(now) || is_settled && !is_worse)
     }
 
     /// A new stream; `None` when the connection opens none, or is closed.
@@ -103,13 +139,17 @@ impl Link {
     }
 }
 
+/// The connection that requests go by, of several in the order in which they were made.
+#[cfg(feature = "libp2p")]
+fn best(links: &[Link], now: Instant) -> Option<&Link> {
+    links.iter().reduce(|best, next| if next.supersedes(best, now) { next } else { best })
+}
+
 /// A connected peer.
 pub(crate) struct Session {
     pool: Mutex<Pool>,
     /// One permit for each idle stream; waiting callers are served in order.
     idle: Semaphore,
-    /// Streams whose request is sent and whose reply has not begun.
-    awaiting: AtomicUsize,
     limits: Limits,
     runtime: Handle,
 }
@@ -117,11 +157,28 @@ pub(crate) struct Session {
 #[derive(Default)]
 struct Pool {
     links: Vec<Link>,
+    /// The connection that the streams were opened on, where it is one over a network.
+    #[cfg(feature = "libp2p")]
+    chosen: Option<LinkId>,
     idle: Vec<Idle>,
-    /// Streams that are idle, in use, or being opened.
+    /// Streams of this age that are idle, in use, or being opened.
     open: usize,
-    /// How often the streams were renewed; those from before then are used no more.
+    /// Those of them whose request is sent and whose reply has not begun.
+    awaiting: usize,
+    /// How often the streams were renewed; those from before then are used no more, and not counted.
     age: u64,
+}
+
+impl Pool {
+    /// The connection to open a stream on.
+    fn link(&self) -> Option<&Link> {
+        #[cfg(feature = "libp2p")]
+        {
+            best(&self.links, Instant::now())
+        }
+        #[cfg(not(feature = "libp2p"))]
+        self.links.first()
+    }
 }
 
 /// A stream that waits for a request.
@@ -133,13 +190,7 @@ struct Idle {
 
 impl Session {
     pub(crate) fn new(limits: &Limits, runtime: Handle) -> Self {
-        Self {
-            pool: Mutex::default(),
-            idle: Semaphore::new(0),
-            awaiting: AtomicUsize::new(0),
-            limits: limits.clone(),
-            runtime,
-        }
+        Self { pool: Mutex::default(), idle: Semaphore::new(0), limits: limits.clone(), runtime }
     }
 
     pub(crate) fn add_link(&self, link: Link) {
@@ -149,24 +200,43 @@ impl Session {
     /// How requests reach the peer: by its best connection.
     #[cfg(feature = "libp2p")]
     pub(crate) fn reach(&self) -> Option<Reach> {
-        lock(&self.pool).links.iter().filter_map(|link| link.reach).min()
+        lock(&self.pool).link()?.reach
     }
 
-    /// Opens no more streams over relays, now that there is a direct connection; the connections that are not needed
-    /// any more once what goes on over them has ended.
+    /// Notes that the other end of a connection has answered.
+    #[cfg(feature = "libp2p")]
+    pub(crate) fn heard(&self, id: LinkId) {
+        let mut pool = lock(&self.pool);
+        let link = pool.links.iter_mut().find(|link| link.id == id);
+        link.into_iter().for_each(|link| link.heard = Instant::now());
+    }
+
+    /// Opens no more streams over relays where a direct connection has been heard of since; the connections that are
+    /// not needed any more once what goes on over them has ended.
     #[cfg(feature = "libp2p")]
     pub(crate) fn leave_relays(&self) -> Vec<LinkId> {
         let mut pool = lock(&self.pool);
-        let is_relayed = |link: &Link| link.reach == Some(Reach::Relay);
-        if pool.links.iter().all(is_relayed) {
-            return Vec::new();
-        }
-        let relayed: Vec<_> = pool.links.iter().filter(|link| is_relayed(link)).map(|link| link.id).collect();
-        if !relayed.is_empty() {
-            pool.links.retain(|link| !is_relayed(link));
+        let direct = pool.links.iter().filter(|link| !link.is_relayed());
+        let Some(heard) = direct.map(|link| link.heard).max() else { return Vec::new() };
+        let is_left = |link: &Link| link.is_relayed() && link.since <= heard;
+        let left: Vec<_> = pool.links.iter().filter(|link| is_left(link)).map(|link| link.id).collect();
+        pool.links.retain(|link| !is_left(link));
+        if pool.chosen.is_some_and(|chosen| left.contains(&chosen)) {
             self.renew_streams(&mut pool);
         }
-        relayed
+        left
+    }
+
+    /// Sends no more requests by the streams that there are when another connection has become the best.
+    #[cfg(feature = "libp2p")]
+    fn follow_best(&self) {
+        let mut pool = lock(&self.pool);
+        let best = pool.link().filter(|link| link.reach.is_some()).map(|link| link.id);
+        let is_left = pool.chosen.is_some() && best.is_some() && best != pool.chosen;
+        pool.chosen = best.or(pool.chosen);
+        if is_left {
+            self.renew_streams(&mut pool);
+        }
     }
 
     /// Sends no more requests by the streams that there are: each is closed at once, or when its request has ended.
@@ -175,16 +245,14 @@ impl Session {
         self.renew_streams(&mut lock(&self.pool));
     }
 
-    /// A stream does not say whose it is, and opening one anew costs little.
+    /// A stream does not say whose it is, and opening one anew costs little. Those in use end in peace, and nobody waits
+    /// for them: where their connection is dead they would keep whoever comes next.
     fn renew_streams(&self, pool: &mut Pool) {
         pool.age = pool.age.wrapping_add(1);
-        while !pool.idle.is_empty()
-            && let Ok(permit) = self.idle.try_acquire()
-        {
-            permit.forget();
-            pool.idle.pop();
-            pool.open = pool.open.saturating_sub(1);
-        }
+        let closed = std::mem::take(&mut pool.idle).len();
+        (pool.open, pool.awaiting) = (0, 0);
+        // Whoever holds one of these permits already finds no stream, and waits for the next.
+        self.idle.forget_permits(closed);
     }
 
     /// Forgets a connection; how many are left.
@@ -200,10 +268,13 @@ impl Session {
         lock(&self.pool).links.len()
     }
 
-    /// Whether a connection has been there for so long.
+    /// Whether a direct connection has been there for so long, and was heard of lately.
     #[cfg(feature = "libp2p")]
     pub(crate) fn has_link_for(&self, time: Duration) -> bool {
-        lock(&self.pool).links.iter().any(|link| link.since.elapsed() >= time)
+        let now = Instant::now();
+        let is_there =
+            |link: &Link| !link.is_relayed() && !link.is_silent(now) && link.since.elapsed() >= time;
+        lock(&self.pool).links.iter().any(is_there)
     }
 
     /// Ends the session: callers that wait for a stream fail.
@@ -232,6 +303,8 @@ impl Session {
 
     /// Waits for the next stream of the pool, and says for how long it was idle.
     async fn next(self: &Arc<Self>) -> Option<(Leased, Duration)> {
+        #[cfg(feature = "libp2p")]
+        self.follow_best();
         if let Ok(permit) = self.idle.try_acquire() {
             permit.forget();
             if let Some(leased) = self.pop() {
@@ -248,11 +321,13 @@ impl Session {
                     permit.ok()?.forget();
                     match self.pop() {
                         Some(leased) => return Some(leased),
-                        // It was idle for too long, and closed.
+                        // It was idle for too long, or its connection was left, and it is closed.
                         None => turn.set(self.idle.acquire()),
                     }
                 }
                 Err(_) => {
+                    #[cfg(feature = "libp2p")]
+                    self.follow_best();
                     self.grow_to(self.pooled());
                     let all_wait = self.all_wait();
                     if all_wait && all_were_waiting {
@@ -272,38 +347,41 @@ impl Session {
     }
 
     fn all_wait(&self) -> bool {
-        self.awaiting.load(Ordering::Relaxed) >= lock(&self.pool).open
+        let pool = lock(&self.pool);
+        pool.awaiting >= pool.open
     }
 
     /// Opens streams until there are `wanted`, within the limit.
     fn grow_to(self: &Arc<Self>, wanted: usize) {
         let wanted = wanted.min(self.limits.streams_per_peer.max(self.pooled()));
-        let (links, age) = {
+        let (link, missing, age) = {
             let mut pool = lock(&self.pool);
             let missing = wanted.saturating_sub(pool.open);
-            if missing == 0 || pool.links.is_empty() {
-                return;
-            }
+            let Some(link) = pool.link().filter(|_| missing > 0).cloned() else { return };
             pool.open = pool.open.saturating_add(missing);
-            (pool.links.iter().cycle().take(missing).cloned().collect::<Vec<_>>(), pool.age)
+            (link, missing, pool.age)
         };
-        for link in links {
-            self.runtime.spawn(self.clone().open(link, age));
+        for _ in 0..missing {
+            self.runtime.spawn(self.clone().open(link.clone(), age));
         }
     }
 
     async fn open(self: Arc<Self>, link: Link, age: u64) {
         match link.open().await {
             Some(stream) => self.put_back(stream, age),
-            None => self.lose_one(),
+            None => self.lose_one(age),
         }
     }
 
     /// Makes a stream idle.
     fn put_back(&self, stream: Stream, age: u64) {
         let mut pool = lock(&self.pool);
-        if self.idle.is_closed() || age != pool.age || pool.idle.len() >= self.pooled() {
-            // Its connection is left, or the pool had grown and needs it no longer: dropping the stream closes it.
+        if age != pool.age {
+            // Its connection is left, and it is not counted: dropping the stream closes it.
+            return;
+        }
+        if self.idle.is_closed() || pool.idle.len() >= self.pooled() {
+            // The pool had grown and needs it no longer.
             pool.open = pool.open.saturating_sub(1);
             return;
         }
@@ -324,9 +402,20 @@ impl Session {
         self.idle.forget_permits(closed);
     }
 
-    fn lose_one(&self) {
+    fn lose_one(&self, age: u64) {
         let mut pool = lock(&self.pool);
-        pool.open = pool.open.saturating_sub(1);
+        if age == pool.age {
+            pool.open = pool.open.saturating_sub(1);
+        }
+    }
+
+    /// Notes that one more stream waits for a reply, or one fewer.
+    fn note_awaiting(&self, age: u64, awaits: bool) {
+        let mut pool = lock(&self.pool);
+        if age == pool.age {
+            let (more, fewer) = (usize::from(awaits), usize::from(!awaits));
+            pool.awaiting = pool.awaiting.saturating_add(more).saturating_sub(fewer);
+        }
     }
 }
 
@@ -345,11 +434,8 @@ impl Leased {
 
     /// Notes whether the request is out and the reply has not begun.
     pub(crate) fn set_awaiting(&mut self, awaits: bool) {
-        if awaits && !self.awaits {
-            self.session.awaiting.fetch_add(1, Ordering::Relaxed);
-        }
-        if !awaits && self.awaits {
-            self.session.awaiting.fetch_sub(1, Ordering::Relaxed);
+        if awaits != self.awaits {
+            self.session.note_awaiting(self.age, awaits);
         }
         self.awaits = awaits;
     }
@@ -357,7 +443,7 @@ impl Leased {
     /// Closes the stream.
     fn discard(mut self) {
         self.stream = None;
-        self.session.lose_one();
+        self.session.lose_one(self.age);
     }
 
     /// Makes the stream idle again; only after a whole reply.
@@ -373,7 +459,7 @@ impl Drop for Leased {
     fn drop(&mut self) {
         self.set_awaiting(false);
         if self.stream.take().is_some() {
-            self.session.lose_one();
+            self.session.lose_one(self.age);
             // Somebody may be waiting for this stream's successor.
             self.session.grow_to(self.session.pooled());
         }
@@ -383,7 +469,7 @@ impl Drop for Leased {
 #[cfg(test)]
 #[cfg(all(feature = "libp2p", feature = "local", unix))]
 mod tests {
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use tokio::net::UnixStream;
 
@@ -436,6 +522,101 @@ mod tests {
             }
             let opened = [by_relay, directly].map(|count| count.load(Ordering::Relaxed));
             assert_eq!(opened, [1, 1]);
+        });
+    }
+
+    /// A connection of so many milliseconds ago, last heard of so many ago.
+    fn aged(number: u64, reach: Reach, [since, heard]: [u64; 2]) -> (Link, Arc<AtomicU64>) {
+        let (mut link, opened) = link(number, reach);
+        let now = Instant::now();
+        link.since = now.checked_sub(Duration::from_millis(since)).unwrap();
+        link.heard = now.checked_sub(Duration::from_millis(heard)).unwrap();
+        (link, opened)
+    }
+
+    #[test]
+    fn requests_go_by_the_newest_connection_that_is_settled() {
+        use Reach::{Quic, Relay, Tcp};
+        type Aged = (Reach, [u64; 2]);
+        let table: [(&[Aged], u64); 10] = [
+            (&[(Tcp, [60_000, 20_000])], 0),
+            // The older one may be dead, and the newer one is there to stay.
+            (&[(Tcp, [60_000, 3000]), (Tcp, [1000, 1000])], 1),
+            (&[(Tcp, [60_000, 3000]), (Quic, [9000, 0]), (Tcp, [2000, 0])], 2),
+            // Two that were made at the same moment.
+            (&[(Tcp, [60_000, 3000]), (Tcp, [59_001, 3000])], 0),
+            // Somebody may only look whether this address is reached.
+            (&[(Tcp, [60_000, 3000]), (Tcp, [900, 900])], 0),
+            (&[(Tcp, [60_000, 8000]), (Tcp, [1, 1])], 1),
+            // By a relay only where there is nothing better.
+            (&[(Tcp, [60_000, 3000]), (Relay, [2000, 2000])], 0),
+            (&[(Tcp, [60_000, 8000]), (Relay, [2000, 2000])], 1),
+            (&[(Relay, [60_000, 0]), (Relay, [2000, 0])], 1),
+            (&[(Relay, [60_000, 0]), (Quic, [2000, 0])], 1),
+        ];
+        block_on(async {
+            for (links, expected) in table {
+                let numbered = (0..).zip(links);
+                let links: Vec<_> =
+                    numbered.map(|(number, (reach, ages))| aged(number, *reach, *ages).0).collect();
+                let chosen = best(&links, Instant::now()).map(|link| link.id);
+                assert_eq!(chosen, Some(LinkId::Local(expected)), "{expected} of {}", links.len());
+            }
+        });
+    }
+
+    /// The connection of a peer that came back on another one: nobody here has heard yet that the old one is dead.
+    #[test]
+    fn no_call_waits_for_a_connection_that_a_newer_one_has_replaced() {
+        block_on(async {
+            let session = session(|limits| limits.pooled_streams = 2);
+            let (dead, on_dead) = aged(1, Reach::Tcp, [60_000, 3000]);
+            session.add_link(dead);
+            // A call whose request will never be written to its end, and a stream that is idle.
+            let (idle, mut stuck) = (session.take().await.unwrap(), session.take().await.unwrap());
+            idle.give_back();
+            let before = on_dead.load(Ordering::Relaxed);
+            let (new, on_new) = aged(2, Reach::Tcp, [1000, 1000]);
+            session.add_link(new);
+            let first = session.take().await.unwrap();
+            let second = session.take().await.unwrap();
+            assert_eq!(on_new.load(Ordering::Relaxed), 2);
+            // What ends on the old one changes nothing here.
+            stuck.set_awaiting(true);
+            assert_eq!(lock(&session.pool).awaiting, 0);
+            drop(stuck);
+            first.give_back();
+            second.give_back();
+            session.take().await.unwrap().give_back();
+            assert_eq!(on_dead.load(Ordering::Relaxed), before);
+            let pool = lock(&session.pool);
+            assert_eq!((pool.idle.len(), pool.open, pool.awaiting), (2, 2, 0));
+        });
+    }
+
+    #[test]
+    fn a_connection_by_address_is_spare_only_beside_one_that_was_heard_of() {
+        block_on(async {
+            let session = session(|_| {});
+            session.add_link(aged(1, Reach::Tcp, [60_000, 8000]).0);
+            session.add_link(aged(2, Reach::Relay, [60_000, 0]).0);
+            assert!(!session.has_link_for(Duration::ZERO), "a silent one, and a relay");
+            session.heard(LinkId::Local(1));
+            assert!(session.has_link_for(SETTLED));
+            assert!(!session.has_link_for(Duration::from_secs(61)), "too young");
+        });
+    }
+
+    /// A peer that has lost its direct connection comes back by a relay.
+    #[test]
+    fn a_relay_is_kept_beside_a_direct_connection_that_may_be_dead() {
+        block_on(async {
+            let session = session(|_| {});
+            session.add_link(aged(1, Reach::Tcp, [60_000, 3000]).0);
+            session.add_link(aged(2, Reach::Relay, [2000, 2000]).0);
+            assert!(session.leave_relays().is_empty());
+            session.heard(LinkId::Local(1));
+            assert_eq!(session.leave_relays(), [LinkId::Local(2)]);
         });
     }
 
