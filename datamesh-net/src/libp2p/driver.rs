@@ -22,6 +22,7 @@ use super::names;
 use super::options::Discovery;
 use super::renewal::Renewals;
 use super::route::Route;
+use super::scope::is_relayed;
 use crate::wire::peers::Shared;
 use crate::wire::session::{Link, LinkId, SETTLED, Session};
 use crate::wire::sleep::{Sleep, asleep_in_all};
@@ -95,24 +96,43 @@ impl Driver {
         }
     }
 
-    /// Listens on all addresses, and returns when each listener has its port.
-    pub(super) async fn listen(&mut self, addresses: Vec<Multiaddr>) -> Result<()> {
+    /// Listens on all addresses, and returns when each listener has its port and says where it is.
+    ///
+    /// One for all interfaces says nothing as long as there is none of its family: that is waited for no longer than
+    /// `limit`, and told later. What is asked of a relay has limits of its own.
+    pub(super) async fn listen(&mut self, addresses: Vec<Multiaddr>, limit: Duration) -> Result<()> {
         let mut waiting = Vec::new();
         for address in addresses {
             names::probe(&address).map_err(|error| cannot_listen(&address, error))?;
             let listener = self.swarm.listen_on(address.clone());
             let listener = listener.map_err(|error| cannot_listen(&address, std::io::Error::other(error)))?;
-            waiting.push(listener);
+            waiting.push((listener, address));
         }
+        let mut patience = std::pin::pin!(tokio::time::sleep(limit));
+        let mut is_patient = true;
         while !waiting.is_empty() {
-            match self.swarm.select_next_some().await {
+            let event = tokio::select! {
+                biased;
+                event = self.swarm.select_next_some() => event,
+                () = &mut patience, if is_patient => {
+                    is_patient = false;
+                    waiting.retain(|(_, address)| is_relayed(address) || {
+                        tracing::warn!(%address, "there is no interface to listen on; listening when there is one");
+                        false
+                    });
+                    continue;
+                }
+            };
+            match event {
                 // A place at a relay that refuses it closes without an error.
-                SwarmEvent::ListenerClosed { listener_id, reason, .. } if waiting.contains(&listener_id) => {
+                SwarmEvent::ListenerClosed { listener_id, reason, .. }
+                    if waiting.iter().any(|(listener, _)| *listener == listener_id) =>
+                {
                     let error = reason.err().unwrap_or_else(|| std::io::ErrorKind::ConnectionAborted.into());
                     return Err(Error::io("cannot listen; choose another port or address", error));
                 }
                 SwarmEvent::NewListenAddr { listener_id, address } => {
-                    waiting.retain(|listener| *listener != listener_id);
+                    waiting.retain(|(listener, _)| *listener != listener_id);
                     tracing::debug!(%address, "listening");
                     self.tell_addresses();
                 }

@@ -70,7 +70,9 @@ pub struct Libp2pTransport {
 }
 
 impl Libp2pTransport {
-    /// Starts the thread and listens; returns when all ports are bound.
+    /// Starts the thread and listens; returns when all ports are bound. Where there is no interface for an address yet,
+    /// which happens to those that stand for all of a family, that takes three seconds, and what comes up later is
+    /// listened on then.
     ///
     /// # Errors
     /// `InvalidInput` for a key or an address that cannot be read, `Io` or `AccessDenied` when the

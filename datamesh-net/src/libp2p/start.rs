@@ -33,6 +33,9 @@ use crate::wire::{Started, commands};
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the start waits for an interface to listen on, where a port for all of them is bound.
+const INTERFACE: Duration = Duration::from_secs(3);
+
 /// How long a QUIC handshake may take: over UDP, silence is the only sign that nobody is there.
 #[cfg(feature = "quic")]
 const QUIC_HANDSHAKE: Duration = Duration::from_secs(5);
@@ -71,7 +74,7 @@ pub(super) async fn open(
         let ring = config.keys.ring().cloned();
         driver.neighbours = ring.map(|ring| super::multicast::Neighbours::start(ring, &shared.runtime));
     }
-    driver.listen(listen).await?;
+    driver.listen(listen, INTERFACE).await?;
     Ok(((shared, commands), driver.run()))
 }
 

@@ -233,7 +233,7 @@ async fn until_ended(ended: &async_channel::Receiver<()>, thread: &Mutex<Option<
 
 /// The whole life of a transport's thread.
 fn live<A, Life: Future<Output = ()>>(
-    ready: oneshot::Sender<Result<Started<A>>>,
+    mut ready: oneshot::Sender<Result<Started<A>>>,
     open: impl AsyncFnOnce(runtime::Handle) -> Result<(Started<A>, Life)>,
 ) {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
@@ -245,7 +245,13 @@ fn live<A, Life: Future<Output = ()>>(
         }
     };
     runtime.block_on(async {
-        match open(runtime.handle().clone()).await {
+        let open = std::pin::pin!(open(runtime.handle().clone()));
+        let opened = match future::select(open, ready.cancellation()).await {
+            Either::Left((opened, _)) => opened,
+            // Whoever opened it waits no more: what was opened so far is let go of.
+            Either::Right(_) => return,
+        };
+        match opened {
             Ok((started, life)) => {
                 let _end = EndGuard(Arc::clone(&started.0));
                 if ready.send(Ok(started)).is_ok() {
@@ -340,6 +346,34 @@ mod tests {
             assert!(wait <= most && wait >= most / 2, "{failures}: {wait:?}");
         }
     }
+
+    /// Says when it is dropped.
+    struct Kept(std::sync::mpsc::Sender<()>);
+
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            self.0.send(()).unwrap();
+        }
+    }
+
+    #[test]
+    fn who_waits_no_more_for_the_start_leaves_nothing_behind() {
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (dropped, is_dropped) = std::sync::mpsc::channel();
+        let port = Kept(dropped);
+        let starting = Handle::<()>::start("test", async move |_| {
+            let _port = port;
+            begun.send(()).unwrap();
+            future::pending::<Result<(Started<()>, future::Ready<()>)>>().await
+        });
+        let mut starting = Box::pin(starting);
+        let mut context = Context::from_waker(futures::task::noop_waker_ref());
+        assert!(starting.as_mut().poll(&mut context).is_pending());
+        has_begun.recv().unwrap();
+        drop(starting);
+        is_dropped.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+
     #[test]
     fn a_lookup_that_hangs_does_not_keep_the_end() {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
