@@ -1,6 +1,7 @@
 //! Dials: for callers that wait, by address, and to keep known peers connected; and who waits for a place among them.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use datamesh_core::id::NodeId;
 use datamesh_core::ports::PeerRoute;
@@ -25,6 +26,7 @@ pub(super) struct Dial {
     pub(super) node: Option<NodeId>,
     /// The addresses that were known of that peer when the dial began.
     known: Vec<Multiaddr>,
+    begun: Instant,
     pub(super) waiting: Vec<Dialled>,
 }
 
@@ -179,7 +181,7 @@ impl Driver {
                 .allocate_new_port()
                 .build(),
         };
-        self.start(options, Dial { node: None, known: Vec::new(), waiting });
+        self.start(options, Dial { node: None, known: Vec::new(), begun: Instant::now(), waiting });
     }
 
     /// Reaches whoever is at an address; a name without an address is looked up.
@@ -211,7 +213,7 @@ impl Driver {
         let options = if reuses { options.build() } else { options.allocate_new_port().build() };
         route.dial = Some(options.connection_id());
         let known = route.addresses.clone();
-        self.start(options, Dial { node: Some(node), known, waiting });
+        self.start(options, Dial { node: Some(node), known, begun: Instant::now(), waiting });
     }
 
     fn start(&mut self, options: DialOpts, dial: Dial) {
@@ -237,7 +239,7 @@ impl Driver {
 
     /// Tells everybody who waits for a dial; a known peer is dialled again later.
     pub(super) fn dial_failed(&mut self, connection: ConnectionId, error: &Error) {
-        let Some(Dial { node, known, waiting }) = self.dials.remove(&connection) else { return };
+        let Some(Dial { node, known, waiting, .. }) = self.dials.remove(&connection) else { return };
         let route = node.and_then(|node| self.routes.get_mut(&node));
         // A peer that was forgotten and told anew meanwhile has another dial, or none.
         let own = route.and_then(|route| route.dial.take_if(|dial| *dial == connection).map(|_| route));
@@ -280,6 +282,23 @@ impl Driver {
             self.dial(node, Vec::new());
         } else {
             self.retry(node);
+        }
+    }
+
+    /// Dials all known peers that are not connected, at every address that they have: at that moment this machine has
+    /// moved, and others of them may answer here. A dial from before may have left by a network that is gone.
+    pub(super) fn dial_anew(&mut self, moved: Instant) {
+        let known: Vec<NodeId> = self.routes.keys().copied().collect();
+        for node in known {
+            let Some(route) = self.routes.get_mut(&node) else { continue };
+            route.begin_anew();
+            let before =
+                route.dial.take_if(|dial| self.dials.get(dial).is_none_or(|dial| dial.begun < moved));
+            let waiting = before.and_then(|dial| self.dials.remove(&dial)).map(|dial| dial.waiting);
+            self.dial_again(node);
+            if let Some(waiting) = waiting.filter(|waiting| !waiting.is_empty()) {
+                self.ask(Wanted::Peer(node), waiting);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use datamesh_core::id::NodeId;
 use datamesh_core::ports::TransportEvent;
@@ -63,6 +63,8 @@ pub(super) struct Driver {
     /// Dials that somebody asked for and that have no place yet.
     pub(super) queue: Queue,
     pub(super) retries: FuturesUnordered<BoxFuture<'static, NodeId>>,
+    /// When an address of this node last came or went, until its peers are dialled anew.
+    moved: Option<Instant>,
     /// Connections that a better one has taken the place of, until what goes on over them has ended.
     outdated: FuturesUnordered<BoxFuture<'static, ConnectionId>>,
 }
@@ -75,7 +77,7 @@ impl Driver {
         discovery: Discovery,
         renewals: Renewals,
     ) -> Self {
-        let (routes, dials, queue, retries, outdated) = Default::default();
+        let (routes, dials, queue, retries, moved, outdated) = Default::default();
         Self {
             shared,
             swarm,
@@ -92,6 +94,7 @@ impl Driver {
             dials,
             queue,
             retries,
+            moved,
             outdated,
         }
     }
@@ -166,6 +169,7 @@ impl Driver {
                 _ = clock.tick() => {
                     shared.close_idle();
                     self.look_at_keys();
+                    self.look_at_moves();
                     if sleep.was_long(asleep_in_all()) {
                         self.on_awake();
                     }
@@ -208,7 +212,7 @@ impl Driver {
         let _ = tokio::time::timeout(FAREWELL, gone).await;
     }
 
-    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+    pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Mesh(told)) => self.on_told(told),
             SwarmEvent::Behaviour(BehaviourEvent::Ping(ping)) => self.on_ping(&ping),
@@ -226,8 +230,12 @@ impl Driver {
                 let why = deepest(&error);
                 self.shared.tell(TransportEvent::Refused(format!("{send_back_addr}: {why}")));
             }
-            SwarmEvent::NewListenAddr { .. } => self.tell_addresses(),
+            SwarmEvent::NewListenAddr { address, .. } => {
+                self.note_move(&address);
+                self.tell_addresses();
+            }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.note_move(&address);
                 self.forget_external(Some(&address));
                 self.tell_addresses();
             }
@@ -368,12 +376,21 @@ impl Driver {
         }
         self.forget_external(None);
         self.tell_addresses();
-        let known: Vec<NodeId> = self.routes.keys().copied().collect();
-        for node in known {
-            if let Some(route) = self.routes.get_mut(&node) {
-                route.restart();
-            }
-            self.dial_again(node);
+        self.dial_anew(Instant::now());
+    }
+
+    /// Notes that this node has an address more, or one less; those at relays say nothing of where it is.
+    fn note_move(&mut self, address: &Multiaddr) {
+        if !is_relayed(address) {
+            self.moved = Some(Instant::now());
+        }
+    }
+
+    /// Dials the peers that are not connected where the addresses of this node have changed; those of an interface come
+    /// and go together.
+    pub(super) fn look_at_moves(&mut self) {
+        if let Some(moved) = self.moved.take() {
+            self.dial_anew(moved);
         }
     }
 }

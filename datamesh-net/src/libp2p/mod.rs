@@ -28,6 +28,8 @@ mod muxer;
 mod names;
 #[cfg(feature = "nat")]
 mod nat;
+#[cfg(test)]
+mod nowhere;
 #[cfg(feature = "quic")]
 mod one_socket;
 mod options;

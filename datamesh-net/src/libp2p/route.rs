@@ -91,9 +91,17 @@ impl Route {
         failed.into_iter().for_each(|address| self.count(address));
     }
 
-    /// Forgets that dials came to nothing: the peer is connected, or this machine is elsewhere now.
+    /// Forgets that dials came to nothing: the peer is connected.
     pub(super) fn restart(&mut self) {
         (self.failures, self.failure, self.is_replaced) = (0, None, false);
+    }
+
+    /// Forgets also at which addresses, and when it was to be dialled again: this machine is elsewhere now, or was
+    /// without a network.
+    pub(super) fn begin_anew(&mut self) {
+        self.restart();
+        self.failed.clear();
+        self.due = None;
     }
 
     /// Notes why a dial came to nothing.
@@ -224,6 +232,27 @@ mod tests {
         assert!(!moved.is_replaced && moved.just_failed().is_none());
         // What was settled for the old address does not hold back the new one.
         assert!(moved.retry().is_some_and(|wait| wait < WAIT_WHERE_REPLACED));
+    }
+
+    /// A minute without a network, after which one address works again; then another network, where the other does.
+    #[test]
+    fn elsewhere_every_address_is_worth_dialling() {
+        let peer = PeerId::random();
+        let [here, there] =
+            ["/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.2/tcp/1"].map(|text| text.parse::<Multiaddr>().unwrap());
+        let mut route = Route::new(peer, vec![here.clone(), there.clone()]);
+        for _ in 0..FORGET_AFTER {
+            route.count(&here);
+            route.count(&there);
+            route.missed(Error::new(datamesh_core::ErrorKind::Unavailable, "no network"));
+        }
+        assert!(route.retry().is_some());
+        route.worked(&here, []);
+        route.restart();
+        assert_eq!(route.worth_dialling(), std::slice::from_ref(&here));
+        route.begin_anew();
+        assert_eq!(route.worth_dialling(), [here, there]);
+        assert!(route.just_failed().is_none() && route.retry().is_some());
     }
 
     #[test]

@@ -142,14 +142,14 @@ fn security(keys: &Keypair, config: &Libp2pConfig) -> Result<Buffered> {
 }
 
 /// What the swarm is made of.
-struct Parts {
-    behaviour: Behaviour,
+pub(super) struct Parts {
+    pub(super) behaviour: Behaviour,
     #[cfg(feature = "nat")]
     relayed_transport: Option<libp2p::relay::client::Transport>,
 }
 
 impl Parts {
-    fn new(keys: &Keypair, config: &Libp2pConfig, shared: &Arc<Shared>, own: Own) -> Self {
+    pub(super) fn new(keys: &Keypair, config: &Libp2pConfig, shared: &Arc<Shared>, own: Own) -> Self {
         let (gates, discovery) = (Arc::<Gates>::default(), &config.discovery);
         #[cfg(feature = "kad")]
         let local = own.peer;
