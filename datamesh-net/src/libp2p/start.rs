@@ -122,8 +122,8 @@ fn sockets(keys: &Keypair, config: &Libp2pConfig, security: Buffered) -> Sockets
         quic.max_connection_data = window;
         // Two streams that nobody reads are needed to fill it.
         quic.max_stream_data = window / 2;
-        let quic = OneSocket(libp2p::quic::tokio::Transport::new(quic))
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        let [listens, dials] = [quic.clone(), quic].map(libp2p::quic::tokio::Transport::new);
+        let quic = OneSocket::new(listens, dials).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         tcp.or_transport(quic).map(|either, _| either.into_inner()).boxed()
     };
     #[cfg(not(feature = "quic"))]
