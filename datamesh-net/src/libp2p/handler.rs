@@ -25,6 +25,7 @@ use crate::wire::keys::KeyName;
 use crate::wire::peers::{Peer, Shared};
 use crate::wire::serve;
 use crate::wire::session::{MAILBOX, StreamRequest};
+use crate::wire::watched::Watched;
 
 const PROOF: StreamProtocol = StreamProtocol::new(proof::PROTOCOL);
 
@@ -179,8 +180,9 @@ impl Handler {
             tracing::debug!(node = %self.peer.node, "a peer opened too many streams; reset");
             return;
         }
-        let task =
-            serve::stream(self.shared.clone(), self.peer.clone(), Box::new(stream), self.served.clone());
+        // Where this node closes the connection, what it serves there ends at once, and what that holds is free.
+        let stream = Box::new(Watched::new(Box::new(stream), self.mailbox.0.clone()));
+        let task = serve::stream(self.shared.clone(), self.peer.clone(), stream, self.served.clone());
         self.shared.runtime.spawn(task);
     }
 

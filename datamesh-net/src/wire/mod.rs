@@ -18,7 +18,7 @@ pub(crate) mod session;
 #[cfg(feature = "libp2p")]
 pub(crate) mod sleep;
 #[cfg(feature = "libp2p")]
-mod watched;
+pub(crate) mod watched;
 
 use std::future::Future;
 use std::pin::Pin;

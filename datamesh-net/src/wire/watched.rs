@@ -1,7 +1,8 @@
 //! A stream that ends with its connection, whoever closes that.
 //!
 //! Where this node closes a connection itself, Yamux wakes nobody who reads from a stream of it or waits for credit to
-//! write: a call would wait for its reply until its time is over.
+//! write: a call would wait for its reply until its time is over, and what is served would hold its request for as long
+//! as its handler likes, and its reply for as long as a peer may take to read it.
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use super::Stream;
 use super::session::StreamRequest;
 
 /// A stream, and the mailbox of its connection, which is closed as soon as the connection is being closed.
-pub(super) struct Watched {
+pub(crate) struct Watched {
     stream: Stream,
     mailbox: async_channel::Sender<StreamRequest>,
     /// Polled only while the mailbox is open, since it ends once.
@@ -23,7 +24,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub(super) fn new(stream: Stream, mailbox: async_channel::Sender<StreamRequest>) -> Self {
+    pub(crate) fn new(stream: Stream, mailbox: async_channel::Sender<StreamRequest>) -> Self {
         let watched = mailbox.clone();
         Self { stream, mailbox, closed: async move { watched.closed().await }.boxed() }
     }
