@@ -6,8 +6,9 @@
 //! may have been handled fails, as the port says.
 
 mod choice;
+mod presence;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,9 +21,11 @@ use datamesh_core::ports::{
     WayStatus,
 };
 use datamesh_core::{Error, ErrorKind, Result};
+use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 
 use choice::{Measured, Seen, order, try_second};
+use presence::Presence;
 
 /// Of so many small requests to a peer one goes by its second-best way, so that the two can be compared.
 const TRY_EVERY: u64 = 64;
@@ -49,8 +52,9 @@ pub struct Ways {
 struct State {
     /// What was measured on each way to each peer.
     peers: BTreeMap<NodeId, Peer>,
-    /// The peers that were said to be connected.
-    up: BTreeSet<NodeId>,
+    presence: Presence,
+    /// What was told last, as far as nobody has taken it: two events at most.
+    told: VecDeque<TransportEvent>,
     /// All peers together, by way.
     totals: Vec<Measured>,
 }
@@ -159,10 +163,10 @@ impl Ways {
     /// The first thing that any of the ways yields; `None` when all are closed.
     async fn first<'a, T>(
         &'a self,
-        next: impl Fn(&'a dyn DynTransport) -> BoxFuture<'a, Option<T>>,
+        next: impl Fn(usize, &'a dyn DynTransport) -> BoxFuture<'a, Option<T>>,
     ) -> Option<T> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut waiting: Vec<_> = self.each().map(next).collect();
+        let mut waiting: Vec<_> = self.each().enumerate().map(|(number, way)| next(number, way)).collect();
         waiting.rotate_left(turn % self.ways.len().max(1));
         while !waiting.is_empty() {
             let (value, _, rest) = future::select_all(waiting).await;
@@ -174,22 +178,20 @@ impl Ways {
         None
     }
 
-    /// What an event of one way means for all of them; `None` when it changes nothing.
-    fn translate(&self, event: TransportEvent) -> Option<TransportEvent> {
-        match event {
-            TransportEvent::Connected(node) => {
-                self.state().up.insert(node).then_some(TransportEvent::Connected(node))
-            }
-            TransportEvent::Disconnected(node) => {
-                // Another way may be up of which the event is still to come.
-                let is_gone = !Transport::is_connected(self, node) && self.state().up.remove(&node);
-                is_gone.then_some(TransportEvent::Disconnected(node))
-            }
-            TransportEvent::Listening(_) => {
-                Some(TransportEvent::Listening(Transport::listen_addresses(self)))
-            }
-            other => Some(other),
-        }
+    /// Notes what an event of one way means for all of them.
+    fn translate(&self, way: usize, event: TransportEvent) {
+        let event = match event {
+            TransportEvent::Listening(_) => TransportEvent::Listening(Transport::listen_addresses(self)),
+            other => other,
+        };
+        let now = self.runtime.now();
+        let mut state = self.state();
+        let told = match event {
+            TransportEvent::Connected(node) => state.presence.connected(way, node),
+            TransportEvent::Disconnected(node) => state.presence.disconnected(way, node, now),
+            other => vec![other],
+        };
+        state.told.extend(told);
     }
 }
 
@@ -256,15 +258,20 @@ impl Transport for Ways {
     }
 
     async fn accept(&self) -> Option<Inbound> {
-        self.first(|way| way.accept()).await
+        self.first(|_, way| way.accept()).await
     }
 
     async fn next_event(&self) -> Option<TransportEvent> {
         loop {
-            let event = self.first(|way| way.next_event()).await?;
-            if let Some(event) = self.translate(event) {
-                return Some(event);
+            let told = self.state().told.pop_front();
+            if told.is_some() {
+                return told;
             }
+            let next = self.first(|way, transport| {
+                transport.next_event().map(move |event| event.map(|event| (way, event))).boxed()
+            });
+            let (way, event) = next.await?;
+            self.translate(way, event);
         }
     }
 
@@ -312,6 +319,7 @@ impl Transport for Ways {
 
     fn close(&self) -> impl Future<Output = ()> + Send {
         self.closed.store(true, Ordering::Release);
+        self.state().told.clear();
         async { drop(future::join_all(self.each().map(|way| way.close())).await) }
     }
 }
