@@ -397,6 +397,7 @@ impl Core {
         loop {
             self.engine.runtime.sleep_about(GOSSIP_INTERVAL).await;
             self.expel();
+            self.compare_routes();
             // As often as this, memory that a burst has left is given back.
             self.engine.buffers.trim();
             // A node that lost its disk hears of a record that it has forgotten, and whose clock was ahead of its own.
@@ -422,11 +423,7 @@ impl Core {
         while let Some(event) = transport.next_event().await {
             match event {
                 TransportEvent::Connected(node) => self.on_connected(number, node),
-                TransportEvent::Disconnected(node) => {
-                    if self.engine.peers.disconnected(number, node) {
-                        self.engine.events.emit(Event::NodeDown(node));
-                    }
-                }
+                TransportEvent::Disconnected(node) => self.on_disconnected(number, node),
                 TransportEvent::Listening(addresses) => {
                     self.engine.events.emit(Event::Listening(addresses));
                     if let Err(error) = self.renew_own_record(self.listen_addresses()).await {
@@ -435,6 +432,22 @@ impl Core {
                 }
                 TransportEvent::Refused(text) => self.engine.events.emit(Event::Refused(text)),
             }
+        }
+    }
+
+    /// Makes good what no event told: one may have been pushed out of a full queue, or overtaken by the end of a dial.
+    fn compare_routes(self: &Arc<Self>) {
+        for (number, transport) in self.engine.peers.transports().iter().enumerate() {
+            let connected = transport.connected().into_iter().collect();
+            let (new, gone) = self.engine.peers.misjudged(number, &connected);
+            gone.into_iter().for_each(|node| self.on_disconnected(number, node));
+            new.into_iter().for_each(|node| self.on_connected(number, node));
+        }
+    }
+
+    fn on_disconnected(&self, number: usize, node: NodeId) {
+        if self.engine.peers.disconnected(number, node) {
+            self.engine.events.emit(Event::NodeDown(node));
         }
     }
 

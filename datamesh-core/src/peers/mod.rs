@@ -313,11 +313,11 @@ impl Peers {
         }
     }
 
-    /// Records that the transport with this number has lost the peer; says whether no other reaches it.
+    /// Records that the transport with this number has lost the peer; says whether that is news and no other reaches it.
     pub(crate) fn disconnected(&self, transport: usize, node: NodeId) -> bool {
         let now = self.runtime.now();
         let mut state = self.state();
-        let gone = state.routes.get_mut(&node).is_none_or(|routes| {
+        let gone = state.routes.get_mut(&node).is_some_and(|routes| {
             routes.retain(|route| *route != transport);
             routes.is_empty()
         });
@@ -328,6 +328,21 @@ impl Peers {
             }
         }
         gone
+    }
+
+    /// Whom the transport with this number has a connection to and none is noted here, and whom it has none to and one
+    /// is.
+    pub(crate) fn misjudged(
+        &self,
+        transport: usize,
+        connected: &BTreeSet<NodeId>,
+    ) -> (Vec<NodeId>, Vec<NodeId>) {
+        let state = self.state();
+        let noted = state.routes.iter().filter(|(_, routes)| routes.contains(&transport));
+        let noted: BTreeSet<NodeId> = noted.map(|(node, _)| *node).collect();
+        let new = connected.difference(&noted).copied().collect();
+        let gone = noted.difference(connected).copied().collect();
+        (new, gone)
     }
 
     /// Takes a member's record in and says what changed.

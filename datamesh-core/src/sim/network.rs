@@ -68,6 +68,8 @@ pub(super) struct Endpoint {
     pub(super) inbox_wakers: Vec<Waker>,
     pub(super) events: VecDeque<TransportEvent>,
     pub(super) event_wakers: Vec<Waker>,
+    /// Whether nothing is told any more, as when the queue of events is full.
+    pub(super) is_mute: bool,
     pub(super) permits: BTreeMap<usize, Arc<async_lock::Semaphore>>,
 }
 
@@ -216,12 +218,19 @@ impl Network {
             inbox_wakers: Vec::new(),
             events: VecDeque::new(),
             event_wakers: Vec::new(),
+            is_mute: false,
             permits: BTreeMap::new(),
         };
         let mut state = self.state();
         state.numbers.insert(id, node);
         state.names.insert(node, id);
         state.endpoints.insert(node, endpoint);
+    }
+
+    /// Whether the transport of a node tells anything from now on, until the node is opened anew.
+    pub(super) fn set_mute(&self, node: usize, is_mute: bool) {
+        let mut state = self.state();
+        state.endpoints.get_mut(&node).into_iter().for_each(|endpoint| endpoint.is_mute = is_mute);
     }
 
     pub(super) fn number_of(&self, id: &NodeId) -> Option<usize> {
@@ -359,7 +368,9 @@ impl Net {
 
     fn tell(&self, node: usize, event: TransportEvent) {
         let mut state = self.state();
-        let Some(endpoint) = state.endpoints.get_mut(&node) else { return };
+        let Some(endpoint) = state.endpoints.get_mut(&node).filter(|endpoint| !endpoint.is_mute) else {
+            return;
+        };
         if endpoint.events.len() >= MAX_EVENTS {
             endpoint.events.pop_front();
         }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use datamesh_core::Result;
 use datamesh_core::sim::SimMesh;
+use datamesh_core::{Event, Result};
+use futures::{FutureExt, StreamExt};
 
 use crate::parts::builder;
 use crate::story::{must, tell};
@@ -25,6 +26,42 @@ fn informed(sim: &SimMesh, of: usize, zone: &str) -> Result<usize> {
         );
     }
     Ok(count)
+}
+
+/// Whether a node takes another for connected.
+fn is_connected(sim: &SimMesh, at: usize, other: usize) -> Result<bool> {
+    let id = sim.node_id(other)?;
+    let nodes = sim.mesh(at)?.nodes();
+    Ok(nodes.iter().any(|status| status.record.node == id && status.connected))
+}
+
+/// Nobody hears of a node that goes, and nobody of its return: both are known after the next round all the same, and
+/// told once.
+#[test]
+fn what_no_event_told_is_found_in_the_next_round() {
+    let told = tell(builder(3).nodes(4).acquainted(true), |sim| async move {
+        must(is_connected(&sim, 0, 3)?, "a node is not connected at first")?;
+        let mut events = sim.mesh(0)?.events();
+        sim.mute(0, true);
+        sim.crash(3);
+        sim.sleep(3 * ROUND).await;
+        must(!is_connected(&sim, 0, 3)?, "a node that is gone counts as connected")?;
+        sim.restart(3).await?;
+        sim.sleep(3 * ROUND).await;
+        must(is_connected(&sim, 0, 3)?, "a node that is back does not count as connected")?;
+        // From now on it hears again, of what is no news.
+        sim.mute(0, false);
+        sim.sleep(3 * ROUND).await;
+        let mut seen = Vec::new();
+        while let Some(Some(event)) = events.next().now_or_never() {
+            if matches!(event, Event::NodeUp(_) | Event::NodeDown(_)) {
+                seen.push(event);
+            }
+        }
+        let gone = sim.node_id(3)?;
+        must(seen == [Event::NodeDown(gone), Event::NodeUp(gone)], format!("{seen:?}"))
+    });
+    assert_eq!(told, None);
 }
 
 /// One of so many nodes comes back with a new record: all know it within three rounds, and each has told it to a

@@ -136,6 +136,13 @@ impl SimMesh {
         self.each_way(one, other, |net, (a, b)| net.break_connection(a, b, None));
     }
 
+    /// Loses all that the transport of a node tells from now on, as where more events wait than there is room for;
+    /// `false` ends that.
+    pub fn mute(&self, node: usize, is_mute: bool) {
+        self.world().note(node, "mute", [is_mute.into(), 0], &[]);
+        self.0.net.network.set_mute(node, is_mute);
+    }
+
     /// Changes how links from one group to the other carry, in one direction; `None` makes them as they were.
     pub fn set_link(&self, from: &[usize], to: &[usize], link: Option<Link>) {
         self.each_way(from, to, |net, way| net.network.set_link(way, link));
