@@ -6,13 +6,13 @@ mod common;
 
 use std::time::Duration;
 
-use common::{PATIENCE, noise, run};
+use common::{PATIENCE, noise, run, until_alone};
 use datamesh::ports::{
-    Identity, Inbound, Message, PeerRoute, Reach, Timestamp, Transport, TransportEvent, Way,
+    Identity, Inbound, Message, PeerRoute, Reach, Reached, Timestamp, Transport, TransportEvent, Way,
 };
 use datamesh::{
-    Address, Builder, Error, ErrorKind, MemoryNetwork, Mesh, MeshKey, NodeId, NodeIdentity, Result, Ticket,
-    TransportPreference,
+    Address, Builder, Error, ErrorKind, Health, MemoryNetwork, Mesh, MeshKey, NodeId, NodeIdentity, Result,
+    Ticket, TransportPreference,
 };
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
@@ -49,6 +49,11 @@ fn reaches(mesh: &Mesh) -> Vec<Option<Reach>> {
     mesh.nodes().into_iter().filter(|node| !node.local).map(|node| node.reach).collect()
 }
 
+/// How a node says that it reaches the others that hold an object.
+fn reached(health: &Health) -> Vec<String> {
+    health.reached.values().map(ToString::to_string).collect()
+}
+
 async fn until_all_are_reached_by(mesh: &Mesh, way: Way) {
     while !ways(mesh).iter().all(|taken| *taken == Some(way)) {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -68,8 +73,7 @@ fn nodes_that_stay_on_their_machine_open_no_port() {
         assert_eq!(reaches(&meshes[1]), [None; 2]);
         assert!(meshes[0].addresses().iter().all(|address| address.as_str().starts_with("/local/")));
         let explained = meshes[2].explain(&receipt.capability).await.unwrap();
-        assert_eq!(explained.ways.len(), 2);
-        assert!(explained.ways.values().all(|way| *way == Way::SameMachine));
+        assert_eq!(reached(&explained.health), ["same machine"; 2]);
         meshes[1].shutdown().await.unwrap();
         assert_eq!(meshes[2].get(&receipt.capability).await.unwrap(), bytes);
         for mesh in [&meshes[0], &meshes[2]] {
@@ -112,6 +116,16 @@ fn nodes_that_use_the_network_only_make_no_socket() {
         let meshes = open(&home, 2, network).await;
         assert_eq!(ways(&meshes[0]), [Some(Way::Network)]);
         assert_eq!(reaches(&meshes[0]), [Some(Reach::Tcp)]);
+        let capability = meshes[0].put("some bytes").await.unwrap().capability;
+        let health = meshes[1].health(&capability).await.unwrap();
+        assert_eq!(health.manifest_holders.len(), 2);
+        let node = Reached { way: Way::Network, reach: Some(Reach::Tcp) };
+        assert_eq!(health.reached, [(meshes[0].node_id(), node)].into());
+        assert_eq!(reached(&health), ["direct, TCP"]);
+        meshes[0].shutdown().await.unwrap();
+        until_alone(&meshes[1]).await;
+        let health = meshes[1].health(&capability).await.unwrap();
+        assert_eq!((health.reached.len(), health.unreached), (0, vec![meshes[0].node_id()]));
         assert!(!home.path().join("s").exists());
         for mesh in &meshes {
             mesh.shutdown().await.unwrap();

@@ -34,7 +34,7 @@ pub(crate) enum Verb {
         /// An own or read capability, or -
         capability: String,
     },
-    /// Print who holds what, and how many more holders may be lost
+    /// Print who holds what and how each is reached, and how many more holders may be lost
     Health {
         /// Any capability, or -
         capability: String,
@@ -175,6 +175,7 @@ fn print_health(explanation: &Explanation, output: Output) {
             "manifest": health.manifest_holders.contains(node),
             "margin_without": without,
             "silent": health.unreached.contains(node),
+            "way": health.reached.get(node).map(ToString::to_string),
         })).collect::<Vec<_>>(),
     });
     output.result(&value, || {
@@ -192,7 +193,8 @@ fn print_health(explanation: &Explanation, output: Output) {
             let left = without
                 .map_or("unreadable without it".to_owned(), |margin| format!("margin {margin} without it"));
             let silent = if health.unreached.contains(node) { ", did not answer" } else { "" };
-            say!("{}  {} shards{manifest}; {left}{silent}", node.fmt_short(), shards(node));
+            let way = health.reached.get(node).map_or_else(|| "-".to_owned(), ToString::to_string);
+            say!("{}  {way:<12}  {} shards{manifest}; {left}{silent}", node.fmt_short(), shards(node));
         }
     });
 }

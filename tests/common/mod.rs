@@ -29,6 +29,14 @@ pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = T>) ->
     runtime.timeout(limit, work).await.unwrap_or_else(|_| panic!("hung: still pending after {limit:?}"))
 }
 
+/// Waits until a node is connected to no other.
+pub(crate) async fn until_alone(mesh: &Mesh) {
+    let runtime = NativeRuntime::shared().unwrap();
+    while mesh.nodes().iter().any(|node| node.connected && !node.local) {
+        runtime.sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// `count` nodes with memory stores on one in-process network, all connected.
 pub(crate) async fn memory_mesh(count: usize) -> Vec<Mesh> {
     memory_mesh_on(&MemoryNetwork::new(), count).await

@@ -11,7 +11,6 @@ use crate::id::NodeId;
 use crate::object::Engine;
 use crate::object::health::{Health, examine, margin_without};
 use crate::placement::{Member, rank};
-use crate::ports::Way;
 
 /// Where an object is, where it should be, and what fails if a node leaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +26,6 @@ pub struct Explanation {
     pub without_zone: BTreeMap<Zone, Option<usize>>,
     /// What this node's audits have shown of each node.
     pub audits: BTreeMap<NodeId, Audits>,
-    /// By what kind of way this node reaches each of the others now.
-    pub ways: BTreeMap<NodeId, Way>,
 }
 
 /// Where the shards with one index of one extent are.
@@ -142,9 +139,8 @@ pub(crate) async fn explain(engine: Arc<Engine>, capability: Capability) -> Resu
         (zone.clone(), margin_without(&health, |node| zone_of.get(node).is_some_and(|of| *of == zone)))
     };
     let without_zone = zones.into_iter().map(together).collect();
-    let nodes: Vec<NodeId> = members.iter().map(|member| member.node).collect();
-    let (audits, ways) = (engine.peers.audits(), engine.peers.ways_of(&nodes));
-    Ok(Explanation { health, shards, without, without_zone, audits, ways })
+    let audits = engine.peers.audits();
+    Ok(Explanation { health, shards, without, without_zone, audits })
 }
 
 #[cfg(test)]

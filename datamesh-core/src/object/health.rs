@@ -1,5 +1,6 @@
 //! How well an object is kept.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use crate::object::gather::gather;
 use crate::object::get::{open_extent, open_manifest};
 use crate::object::{ASK_LIMIT, Engine};
 use crate::placement::{ZoneMargins, margin, rank, zone_margin};
-use crate::ports::Redundancy;
+use crate::ports::{Reached, Redundancy};
 
 /// How well an object is kept, as its holders say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct Health {
     pub extents: Vec<ExtentHealth>,
     /// Members that did not answer; what they hold is not counted.
     pub unreached: Vec<NodeId>,
+    /// How this node reaches each of the others that may hold some of it, now; one that is not connected is left out.
+    pub reached: BTreeMap<NodeId, Reached>,
 }
 
 impl Health {
@@ -98,6 +101,7 @@ pub(super) async fn examine(engine: &Arc<Engine>, object: ObjectId) -> Result<(H
         manifest_holders,
         extents,
         unreached,
+        reached: engine.peers.reached(&engine.peers.possible_holders()),
     };
     health.margin = margin_without(&health, |_| false);
     Ok((health, manifest))

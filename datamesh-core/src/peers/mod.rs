@@ -15,7 +15,9 @@ use crate::id::NodeId;
 use crate::node::Node;
 use crate::placement::{CallClass, Member, MemberTable, Merge, PeerTiming, slow_ones, without_slow};
 use crate::planted::{Bug, is_active};
-use crate::ports::{DynTransport, Instant, Message, PeerRoute, Reach, Redundancy, Runtime, Way, WayStatus};
+use crate::ports::{
+    DynTransport, Instant, Message, PeerRoute, Reach, Reached, Redundancy, Runtime, Way, WayStatus,
+};
 
 /// Messages of fewer bytes say more of the latency of a link than of what it carries.
 const LEAST_MEASURED: usize = 16 << 10;
@@ -524,13 +526,14 @@ impl Peers {
         ways
     }
 
-    /// By what kind of way requests go to each of these nodes now.
-    pub(crate) fn ways_of(&self, nodes: &[NodeId]) -> BTreeMap<NodeId, Way> {
-        let way = |node: &NodeId| {
-            let chosen = self.ways_to(*node).into_iter().find(|way| way.chosen)?;
-            Some((*node, chosen.way))
+    /// How requests go to each of these nodes now; this node, and those that are not connected, are left out.
+    pub(crate) fn reached(&self, nodes: &[NodeId]) -> BTreeMap<NodeId, Reached> {
+        let reached = |node: &NodeId| {
+            let way = self.ways_to(*node).into_iter().find(|way| way.chosen)?.way;
+            let reach = if way == Way::Network { self.reach_of(*node) } else { None };
+            Some((*node, Reached { way, reach }))
         };
-        nodes.iter().filter_map(way).collect()
+        nodes.iter().filter_map(reached).collect()
     }
 
     /// What each way has carried, all peers together, where the transports measure that.

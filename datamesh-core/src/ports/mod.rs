@@ -23,5 +23,5 @@ pub use storage::{
 };
 pub use transport::{
     Address, DynTransport, Inbound, MAX_ADDRESS_LEN, MAX_BODY_LEN, MAX_HEAD_LEN, Message, PeerRoute, Reach,
-    ReplySender, Transport, TransportEvent, Way, WayStatus,
+    Reached, ReplySender, Transport, TransportEvent, Way, WayStatus,
 };

@@ -159,6 +159,24 @@ impl fmt::Display for Reach {
     }
 }
 
+/// How a peer is reached now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reached {
+    /// By what kind of way requests go to it.
+    pub way: Way,
+    /// By what kind of connection, where that is over a network and the transport has more than one.
+    pub reach: Option<Reach>,
+}
+
+impl fmt::Display for Reached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reach {
+            Some(reach) => fmt::Display::fmt(&reach, f),
+            None => fmt::Display::fmt(&self.way, f),
+        }
+    }
+}
+
 /// One of the ways to a peer, and what was measured on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WayStatus {
