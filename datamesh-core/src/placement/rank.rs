@@ -228,6 +228,41 @@ mod tests {
         assert!(chi < 18.5, "chi-square {chi}, wins {wins:?}");
     }
 
+    /// A member makes its own id, and may make many and keep the one that does best for the keys that it knows. Keys that
+    /// it does not know it hits as often as any other; one that it knows it can aim at.
+    #[test]
+    fn ground_ids_win_keys_that_are_known_and_no_others() {
+        const GROUND: usize = 10_000;
+        const UNKNOWN: u64 = 2000;
+        let mut all = members(10, 1);
+        let ids = || {
+            (0..GROUND)
+                .map(|i| NodeId::from_bytes(*blake3::hash(&[b'g', i as u8, (i >> 8) as u8]).as_bytes()))
+        };
+        let known: Vec<_> = (0..20).map(|i| key((1 << 40) + i)).collect();
+        // The greater the draw, the better the place.
+        let total = |node: &NodeId| known.iter().map(|key| u128::from(draw(key, node))).sum::<u128>();
+        let least = |node: &NodeId| known.iter().map(|key| draw(key, node)).min();
+        let for_many = ids().max_by_key(total).unwrap();
+        let for_all = ids().max_by_key(least).unwrap();
+        let for_one = ids().max_by_key(|node| draw(&known[0], node)).unwrap();
+        for ground in [for_many, for_all, for_one, ids().min().unwrap(), ids().max().unwrap()] {
+            all[9].node = ground;
+            let hits = |key: &[u8; 32]| {
+                let assigned = rank(key, &all).assign(Redundancy::STANDARD).unwrap();
+                assigned.holders().contains(&ground)
+            };
+            let won = (0..UNKNOWN).filter(|i| hits(&key(*i))).count() as f64;
+            // Six of ten hold each extent.
+            let (chance, sigma) = (0.6 * UNKNOWN as f64, (0.6 * 0.4 * UNKNOWN as f64).sqrt());
+            assert!((won - chance).abs() < 3.0 * sigma, "{won} of {UNKNOWN}");
+            // Of those that it knows it has what it aimed at.
+            let aimed = known.iter().filter(|key| hits(key)).count();
+            assert!(ground != for_many || aimed > 16, "{aimed} of {}", known.len());
+            assert!(ground != for_one || rank(&known[0], &all).members()[0].node == ground);
+        }
+    }
+
     #[test]
     fn first_places_follow_capacity() {
         let mut members = members(4, 1);
