@@ -41,6 +41,9 @@ impl<T: Transport> Transport for Line<T> {
     fn set_peers(&self, peers: Vec<PeerRoute>) {
         self.0.set_peers(peers);
     }
+    fn refuse(&self, nodes: Vec<NodeId>) {
+        self.0.refuse(nodes);
+    }
     fn connected(&self) -> Vec<NodeId> {
         self.0.connected()
     }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use common::{PATIENCE, noise, run, within};
+use common::lab::{Dial, FaultyTransport};
+use common::{PATIENCE, noise, run, until_alone, within};
 use datamesh::format::{Refusal, Reply, Request};
 use datamesh::ports::{Identity, Message, Timestamp, Transport};
 use datamesh::runtime::NativeRuntime;
 use datamesh::{
     Admission, Builder, ErrorKind, Event, MemoryNetwork, Mesh, MeshKey, MeshKeys, NodeId, NodeIdentity,
-    SignedCertificate, Ticket,
+    SignedCertificate, Ticket, TransportPreference,
 };
 use futures::StreamExt;
 
@@ -147,9 +148,11 @@ fn who_is_revoked_is_refused_and_learns_nothing() {
             assert_eq!(node.epoch().unwrap().epoch().number, 1);
             assert!(!members(node).contains(&revoked));
         }
-        // Nobody answers it any more, whatever it asks.
-        let error = nodes[3].ping(nodes[0].node_id()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error}");
+        // Nobody is connected with it any more, nor answers it, whatever it asks.
+        for node in &nodes[..3] {
+            let error = nodes[3].ping(node.node_id()).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        }
         let secret = nodes[0].put("later").await.unwrap();
         let error = nodes[3].get(&secret.capability).await.unwrap_err();
         assert_ne!(error.kind(), ErrorKind::NotFound, "silence is not absence");
@@ -169,6 +172,82 @@ async fn ask_for_keys(network: &MemoryNetwork, name: NodeId, from: &Mesh, body: 
     let answer = transport.call(from.node_id(), Message { head, body }, PATIENCE).await.unwrap();
     transport.close().await;
     (Reply::decode(&answer.head).unwrap(), answer.body)
+}
+
+/// Where the transport refuses nobody, the node itself refuses whatever is asked.
+#[test]
+fn who_is_revoked_and_connected_is_refused_each_request() {
+    run(async {
+        let (network, mut admission) = (MemoryNetwork::new(), authority(1));
+        let inner = network.join(identity(0).node_id(), NativeRuntime::shared().unwrap()).unwrap();
+        let own = certificate(&admission, identity(0).node_id(), "zone-0");
+        let builder = datamesh::builder()
+            .identity(identity(0))
+            .transport(FaultyTransport::new(inner, &Dial::default()));
+        let mesh =
+            builder.capacity(CAPACITY).certificate(own).admission([admission.key()]).open().await.unwrap();
+        let revoked = identity(30).node_id();
+        mesh.set_epoch(admission.revoke(revoked).unwrap()).await.unwrap();
+        let (reply, told) = ask_for_keys(&network, revoked, &mesh, Bytes::new()).await;
+        assert!(matches!(reply, Reply::Failed { refusal: Refusal::Denied, .. }), "{reply:?}");
+        assert!(told.is_empty());
+    });
+}
+
+/// Whole nodes over TCP: the connections of who is revoked are closed, and it gets no others, also from one that was
+/// started again, until an epoch revokes it no more.
+#[cfg(all(feature = "disk", feature = "libp2p"))]
+#[test]
+fn who_is_revoked_is_cut_off_over_tcp() {
+    run(async {
+        let mut admission = authority(1);
+        let home = tempfile::tempdir().unwrap();
+        let open = |number: usize| {
+            let builder = datamesh::builder().path(home.path().join(number.to_string()));
+            let builder = builder.identity(identity(number)).listen("/ip4/127.0.0.1/tcp/0");
+            builder.capacity(CAPACITY).transport_preference(TransportPreference::NetworkOnly)
+        };
+        let admitted = |admission: &Admission, number: usize| {
+            certificate(admission, identity(number).node_id(), &format!("zone-{number}"))
+        };
+        let builder = open(0).certificate(admitted(&admission, 0)).admission([admission.key()]);
+        let first = builder.open().await.unwrap();
+        let join = |admission: &Admission, number: usize| {
+            let builder = open(number).certificate(admitted(admission, number));
+            builder.join(first.ticket().unwrap()).open()
+        };
+        let (other, out) = (join(&admission, 1).await.unwrap(), join(&admission, 2).await.unwrap());
+        for node in [&first, &other, &out] {
+            node.wait_for_nodes(3, PATIENCE).await.unwrap();
+        }
+        first.set_epoch(admission.revoke(out.node_id()).unwrap()).await.unwrap();
+        until_alone(&out).await;
+        first.shutdown().await.unwrap();
+        let first = open(0).open().await.unwrap();
+        first.wait_for_nodes(2, PATIENCE).await.unwrap();
+        out.shutdown().await.unwrap();
+        // It has the mesh key and knows where they are; its own name keeps it out.
+        for ticket in [first.ticket().unwrap(), other.ticket().unwrap()] {
+            let client =
+                |number| datamesh::builder().identity(identity(number)).capacity(0).join(ticket.clone());
+            let error = client(2).open().await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::AccessDenied), "{error:?}");
+            client(30).open().await.unwrap().shutdown().await.unwrap();
+        }
+
+        let epoch = admission.retire().unwrap();
+        for (node, number) in [(&first, 0), (&other, 1)] {
+            node.set_epoch(epoch.clone()).await.unwrap();
+            node.set_certificate(admitted(&admission, number)).await.unwrap();
+        }
+        let back = open(2).certificate(admitted(&admission, 2)).join(first.ticket().unwrap());
+        let back = back.open().await.unwrap();
+        for node in [&first, &other, &back] {
+            node.wait_for_nodes(3, PATIENCE).await.unwrap();
+            assert!(node.nodes().iter().all(|node| node.connected));
+            node.shutdown().await.unwrap();
+        }
+    });
 }
 
 #[test]
@@ -201,16 +280,18 @@ fn who_is_not_admitted_neither_learns_a_new_mesh_key_nor_changes_it() {
         // It believes that it is admitted, and nobody listens to it.
         nodes[3].rotate_key(hour).await.unwrap();
         nodes[3].shutdown().await.unwrap();
-        // Neither under its own name nor under one that has no certificate is anybody told, or heard.
+        // Neither under its own name, which gets no connection, nor under one that has no certificate is anybody told, or
+        // heard.
         let forged = MeshKeys::first(before.clone());
         let forged = forged.next(MeshKey::from_bytes([9; 32]), Timestamp(u64::MAX)).unwrap();
         let forged = MeshKeys { generation: 99, ..forged };
-        for name in [revoked, identity(30).node_id()] {
-            for body in [Bytes::new(), forged.encode()] {
-                let (reply, told) = ask_for_keys(&network, name, &nodes[1], body).await;
-                assert!(matches!(reply, Reply::Failed { refusal: Refusal::Denied, .. }), "{reply:?}");
-                assert!(told.is_empty());
-            }
+        let own = network.join(revoked, NativeRuntime::shared().unwrap()).unwrap();
+        let error = own.connect(nodes[1].addresses().remove(0), PATIENCE).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        for body in [Bytes::new(), forged.encode()] {
+            let (reply, told) = ask_for_keys(&network, identity(30).node_id(), &nodes[1], body).await;
+            assert!(matches!(reply, Reply::Failed { refusal: Refusal::Denied, .. }), "{reply:?}");
+            assert!(told.is_empty());
         }
         assert_eq!(nodes[..3].iter().map(key).collect::<Vec<_>>(), [new.clone(), new.clone(), new]);
         assert_eq!(key(&client), before, "a client needs a new ticket");

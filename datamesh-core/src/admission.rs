@@ -113,9 +113,14 @@ impl Policy {
         taken
     }
 
+    /// The nodes that were revoked by name.
+    pub(crate) fn revoked(&self) -> &[NodeId] {
+        self.epoch.as_ref().map_or(&[], |signed| &signed.epoch().revoked)
+    }
+
     /// Whether a node was revoked by name.
     pub(crate) fn is_revoked(&self, node: &NodeId) -> bool {
-        self.epoch.as_ref().is_some_and(|signed| signed.epoch().revoked.binary_search(node).is_ok())
+        self.revoked().binary_search(node).is_ok()
     }
 
     /// Whether what a node says of itself makes it a member now.

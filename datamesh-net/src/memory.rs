@@ -33,6 +33,9 @@ pub const IN_FLIGHT_PER_PEER: usize = 64;
 /// Peers that one node keeps connected, as the port says.
 const MAX_PEERS: usize = 4096;
 
+/// Nodes that get no connection, as the port says.
+const MAX_REFUSED: usize = 4096;
+
 /// Events that wait for `next_event`, as the port says.
 const EVENT_QUEUE: usize = 1024;
 
@@ -152,6 +155,9 @@ impl Transport for MemoryTransport {
         }
         let mut hub = lock(&self.network.hub);
         match hub.nodes.get(&node).cloned() {
+            Some(peer) if self.node.refuses(&peer) => {
+                Err(Error::new(ErrorKind::AccessDenied, "the node was revoked").with_node(node))
+            }
             Some(peer) if hub.link(&self.node, &peer) => Ok(node),
             _ => Err(unreachable_node(node)),
         }
@@ -166,6 +172,14 @@ impl Transport for MemoryTransport {
             .collect();
         *lock(&self.node.known) = known;
         lock(&self.network.hub).relink(&self.node);
+    }
+
+    fn refuse(&self, nodes: Vec<NodeId>) {
+        let refused: BTreeSet<NodeId> = nodes.into_iter().take(MAX_REFUSED).collect();
+        let mut hub = lock(&self.network.hub);
+        refused.iter().for_each(|node| hub.unlink(self.node.id, *node));
+        *lock(&self.node.refused) = refused;
+        hub.relink(&self.node);
     }
 
     fn connected(&self) -> Vec<NodeId> {
@@ -285,6 +299,7 @@ struct Node {
     inbound: (Sender<Inbound>, Receiver<Inbound>),
     events: (Sender<TransportEvent>, Receiver<TransportEvent>),
     known: Mutex<BTreeSet<NodeId>>,
+    refused: Mutex<BTreeSet<NodeId>>,
     links: RwLock<HashMap<NodeId, Arc<Link>>>,
     closed: AtomicBool,
 }
@@ -316,6 +331,9 @@ impl Hub {
         if a.id == b.id || !both_up || self.cuts.contains(&pair(a.id, b.id)) {
             return false;
         }
+        if a.refuses(b) || b.refuses(a) {
+            return false;
+        }
         a.add_link(b);
         b.add_link(a);
         true
@@ -345,9 +363,14 @@ impl Node {
             inbound: async_channel::bounded(INBOUND_QUEUE),
             events: async_channel::bounded(EVENT_QUEUE),
             known: Mutex::default(),
+            refused: Mutex::default(),
             links: RwLock::default(),
             closed: AtomicBool::new(false),
         }
+    }
+
+    fn refuses(&self, peer: &Self) -> bool {
+        lock(&self.refused).contains(&peer.id)
     }
 
     fn add_link(&self, peer: &Arc<Node>) {

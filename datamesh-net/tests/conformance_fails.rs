@@ -37,6 +37,7 @@ enum Fault {
     GoesOnAfterClose,
     FailsInACrowd,
     ForgetsWhatItSent,
+    RefusesNobody,
 }
 
 #[derive(Debug)]
@@ -129,6 +130,12 @@ impl Transport for Wrong {
         self.inner.set_peers(peers);
     }
 
+    fn refuse(&self, nodes: Vec<NodeId>) {
+        if self.fault != Fault::RefusesNobody {
+            self.inner.refuse(nodes);
+        }
+    }
+
     fn connected(&self) -> Vec<NodeId> {
         self.inner.connected()
     }
@@ -200,10 +207,27 @@ fn fails_in_a_crowd() {
     crowd(Fault::FailsInACrowd);
 }
 
+/// Runs the check of nodes that are refused.
+fn refusal(fault: Fault) {
+    let (runtime, network) = (TestRuntime::shared(), MemoryNetwork::new());
+    let open = |count: usize| {
+        let nodes = (0..count).map(|n| wrong(fault, &network, &runtime, n)).collect();
+        std::future::ready(introduce(nodes))
+    };
+    run(transport::check_refusal(runtime.clone(), Duration::from_secs(2), open));
+}
+
+#[test]
+#[should_panic(expected = "clause 11")]
+fn refuses_nobody() {
+    refusal(Fault::RefusesNobody);
+}
+
 #[test]
 fn the_wrapper_itself_is_right() {
     suite(Fault::None);
     crowd(Fault::None);
+    refusal(Fault::None);
 }
 
 #[test]

@@ -115,6 +115,50 @@ fn members_are_found_by_their_names() {
     });
 }
 
+/// Who is revoked is cut off, gets no connection again, and hears of nobody: neither from members' table of addresses
+/// nor from what they say of themselves.
+#[cfg(feature = "kad")]
+#[test]
+fn who_is_revoked_finds_nobody() {
+    use datamesh_net::libp2p::address_of;
+    run(async {
+        let all = Discovery::new().kademlia();
+        let known = node(1, 7, &[TCP], all.clone().bootstrap()).await;
+        let ours = node(2, 7, &[TCP], all.clone()).await;
+        let theirs = node(3, 7, &[TCP], all.clone()).await;
+        let revoked = theirs.local_node();
+        for other in [&ours, &theirs] {
+            other.connect(known.listen_addresses().remove(0), LIMIT).await.unwrap();
+            event(&known, |event| *event == TransportEvent::Connected(other.local_node())).await;
+        }
+        let find = async |from: &Libp2pTransport, who: &Libp2pTransport| {
+            from.connect(address_of(&who.local_node()).unwrap(), LIMIT).await
+        };
+        // Until then it is a member as any other.
+        while find(&ours, &theirs).await.is_err() {}
+        echo(&ours, &theirs).await;
+        for node in [&known, &ours] {
+            node.refuse(vec![revoked]);
+            event(node, |event| *event == TransportEvent::Disconnected(revoked)).await;
+            event(&theirs, |event| *event == TransportEvent::Disconnected(node.local_node())).await;
+        }
+        let late = node(4, 7, &[TCP], all).await;
+        late.connect(known.listen_addresses().remove(0), LIMIT).await.unwrap();
+        while find(&ours, &late).await.is_err() {}
+
+        for node in [&known, &ours] {
+            assert!(theirs.connect(node.listen_addresses().remove(0), LIMIT).await.is_err());
+            let error = node.connect(theirs.listen_addresses().remove(0), LIMIT).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error:?}");
+            assert!(find(node, &theirs).await.is_err());
+        }
+        assert!(find(&theirs, &late).await.is_err(), "it has learned of a member");
+        assert!(theirs.connected().is_empty(), "{:?}", theirs.connected());
+        // Members tell nobody any more where it is.
+        assert!(find(&late, &theirs).await.is_err(), "it is found");
+    });
+}
+
 /// A member that was away and is back under another address, which this node has not heard: another member has.
 #[cfg(feature = "kad")]
 #[test]

@@ -43,6 +43,17 @@ fn conformance_over_quic() {
     run(transport::check(TestRuntime::shared(), |count| mesh(count, QUIC)));
 }
 
+#[test]
+fn who_is_revoked_gets_no_connection_over_tcp() {
+    run(transport::check_refusal(TestRuntime::shared(), transport::PATIENCE, |count| mesh(count, TCP)));
+}
+
+#[cfg(feature = "quic")]
+#[test]
+fn who_is_revoked_gets_no_connection_over_quic() {
+    run(transport::check_refusal(TestRuntime::shared(), transport::PATIENCE, |count| mesh(count, QUIC)));
+}
+
 async fn many_dials_at_once(listen: &str) {
     let limits = limits(|limits| limits.pending_connections = 2);
     let caller = Libp2pTransport::open(config(1, 7, "").limits(limits)).await.unwrap();

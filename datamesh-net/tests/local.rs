@@ -33,6 +33,13 @@ fn conformance_over_local_sockets() {
 }
 
 #[test]
+fn who_is_revoked_gets_no_connection() {
+    let home = tempfile::tempdir().unwrap();
+    let open = |count| mesh(home.path(), count);
+    run(transport::check_refusal(TestRuntime::shared(), transport::PATIENCE, open));
+}
+
+#[test]
 fn calls_wait_for_a_place_among_the_dials() {
     let home = tempfile::tempdir().unwrap();
     run(async {

@@ -31,6 +31,7 @@ fn conformance() {
     let network = MemoryNetwork::new();
     let open = |count| std::future::ready(mesh(&network, &runtime, count));
     run(transport::check(runtime.clone(), open));
+    run(transport::check_refusal(runtime.clone(), transport::PATIENCE, open));
 }
 
 #[test]

@@ -31,6 +31,12 @@ fn conformance_over_all_ways_at_once() {
 }
 
 #[test]
+fn who_is_revoked_gets_no_connection_by_any_way() {
+    let place = Place::new();
+    run(transport::check_refusal(place.runtime.clone(), transport::PATIENCE, |count| place.nodes(count)));
+}
+
+#[test]
 fn the_cheapest_way_is_taken_and_the_next_when_it_breaks() {
     let place = Place::new();
     run(async {

@@ -33,7 +33,8 @@ impl Mesh {
     /// Takes a new epoch in, keeps it, and tells the others. One that is not newer changes nothing.
     ///
     /// Who is not admitted any more is no member from now on: others get what it held, from others. So revoke at most
-    /// as many nodes at a time as the redundancy bears, and wait for the margins.
+    /// as many nodes at a time as the redundancy bears, and wait for the margins. Who is revoked by name is cut off
+    /// besides, until an epoch revokes it no more ([`Transport::refuse`](crate::ports::Transport::refuse)).
     ///
     /// # Errors
     /// `AccessDenied` for an epoch that none of the mesh's keys has signed; the store's own.
@@ -115,6 +116,7 @@ impl Core {
         storage.commit(batch).await?;
         *self.own.certificate.lock().unwrap_or_else(PoisonError::into_inner) = certificate;
         self.engine.peers.policy_mut(|current| *current = policy);
+        self.engine.peers.update_refused();
         Ok(())
     }
 
@@ -141,6 +143,7 @@ impl Core {
         if !self.engine.peers.policy_mut(|policy| policy.take(epoch.clone())) {
             return Ok(false);
         }
+        self.engine.peers.update_refused();
         self.expel();
         Ok(true)
     }

@@ -469,6 +469,13 @@ impl Peers {
         self.transports.iter().for_each(|transport| transport.set_peers(peers.clone()));
     }
 
+    /// Tells the transports who was revoked and gets no connection any more.
+    pub(crate) fn update_refused(&self) {
+        let mut revoked = self.policy(|policy| policy.revoked().to_vec());
+        revoked.retain(|node| *node != self.local);
+        self.transports.iter().for_each(|transport| transport.refuse(revoked.clone()));
+    }
+
     /// What is known of each member.
     pub(crate) fn statuses(&self) -> Vec<NodeStatus> {
         let now = self.runtime.now();

@@ -254,6 +254,9 @@ pub enum TransportEvent {
 /// 10. After `close` returned, no thread or task of the transport runs, its ports are free, and every method
 ///     returns [`ErrorKind::Closed`]. A call that `close` interrupts MUST end with [`ErrorKind::Closed`] only where its
 ///     request was not handled, and else with [`ErrorKind::OutcomeUnknown`].
+/// 11. Nodes that are refused SHOULD get no connection: those that they have are closed, and new ones end as soon as
+///     it is known whose they are, before anything else is said on them. Where a transport does nothing, the mesh
+///     answers each of their requests with a refusal.
 ///
 /// The conformance suite is `datamesh_core::testing::transport` (feature `testing`).
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
@@ -317,6 +320,12 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Replaces the set of peers that the transport keeps connected. At most 4096 are used.
     fn set_peers(&self, peers: Vec<PeerRoute>);
 
+    /// Replaces the set of nodes that get no connection, because they were revoked; known or not. At most 4096 are
+    /// used, as many as an epoch revokes. By default nothing happens.
+    fn refuse(&self, nodes: Vec<NodeId>) {
+        let _ = nodes;
+    }
+
     /// The peers that are connected now.
     fn connected(&self) -> Vec<NodeId>;
 
@@ -360,6 +369,8 @@ pub trait DynTransport: fmt::Debug + Send + Sync + 'static {
     fn connect(&self, address: Address, limit: Duration) -> BoxFuture<'_, Result<NodeId>>;
     /// See [`Transport::set_peers`].
     fn set_peers(&self, peers: Vec<PeerRoute>);
+    /// See [`Transport::refuse`].
+    fn refuse(&self, nodes: Vec<NodeId>);
     /// See [`Transport::connected`].
     fn connected(&self) -> Vec<NodeId>;
     /// See [`Transport::is_connected`].
@@ -402,6 +413,9 @@ impl<T: Transport> DynTransport for T {
     }
     fn set_peers(&self, peers: Vec<PeerRoute>) {
         Transport::set_peers(self, peers);
+    }
+    fn refuse(&self, nodes: Vec<NodeId>) {
+        Transport::refuse(self, nodes);
     }
     fn connected(&self) -> Vec<NodeId> {
         Transport::connected(self)
@@ -455,6 +469,9 @@ impl Transport for Arc<dyn DynTransport> {
     }
     fn set_peers(&self, peers: Vec<PeerRoute>) {
         (**self).set_peers(peers);
+    }
+    fn refuse(&self, nodes: Vec<NodeId>) {
+        (**self).refuse(nodes);
     }
     fn connected(&self) -> Vec<NodeId> {
         (**self).connected()

@@ -100,6 +100,26 @@ pub async fn check_dials<T: Transport>(runtime: Arc<dyn Runtime>, caller: T, oth
     }
 }
 
+/// Checks clause 11, of transports that refuse nodes at all; the arguments are those of [`check_within`].
+///
+/// # Panics
+/// With the number of the clause when the transport breaks its contract.
+pub async fn check_refusal<T, F, Fut>(runtime: Arc<dyn Runtime>, patience: Duration, open: F)
+where
+    T: Transport,
+    F: Fn(usize) -> Fut,
+    Fut: Future<Output = Vec<T>>,
+{
+    let bench = Bench { runtime, patience };
+    let nodes: Vec<_> = open(3).await.into_iter().map(|transport| bench.serve(transport)).collect();
+    let [a, b, c] = nodes.try_into().unwrap_or_else(|_| panic!("the factory did not give three transports"));
+    bench.peers_connect(&a, &b, &c).await;
+    bench.refused_nodes_get_no_connection(&a, &b, &c).await;
+    for peer in [a, b, c] {
+        bench.within(bench.patience, "clause 10: a transport hangs at its end", peer.transport.close()).await;
+    }
+}
+
 /// One node of the suite: a transport, and what its server has seen.
 struct Peer<T> {
     transport: Arc<T>,
@@ -218,6 +238,64 @@ impl Bench {
             assert!(reply.head == numbered(n as u32).head, "clause 2: a reply went to another request");
         }
         assert_eq!(b.seen.twice.load(Ordering::SeqCst), 0, "clause 2: a request was delivered twice");
+    }
+
+    /// Clause 11: a node that is refused loses its connections and gets no other, until it is refused no more.
+    async fn refused_nodes_get_no_connection<T: Transport>(&self, a: &Peer<T>, b: &Peer<T>, c: &Peer<T>) {
+        let arrived = a.seen.next_arrivals(1);
+        let call = self.call(b, a.id, message(b"h", Bytes::new()));
+        let refusal = async {
+            arrived.await;
+            a.transport.refuse(vec![b.id]);
+        };
+        let (lost, ()) = future::join(call, refusal).await;
+        expect_kind("clause 11: a request of a refused node goes on", lost, ErrorKind::OutcomeUnknown);
+        a.seen.release();
+        for (peer, other) in [(a, b), (b, a)] {
+            let clause = "clause 11: a connection with a refused node is not closed";
+            self.until_event(peer, clause, &TransportEvent::Disconnected(other.id)).await;
+        }
+        let before = a.seen.echoed.load(Ordering::SeqCst);
+        for (peer, other) in [(b, a), (a, b)] {
+            let clause = "clause 11: a refused node is called, or calls";
+            let call = self.call(peer, other.id, message(b"e", Bytes::new()));
+            assert!(self.within(self.prompt(), clause, call).await.is_err(), "{clause}");
+            for address in other.transport.listen_addresses() {
+                let clause = "clause 11: a refused node is dialled, or dials";
+                let connected = peer.transport.connect(address, self.patience);
+                // Who is refused may learn it only from the end of the connection.
+                if self.within(self.patience, clause, connected).await.is_ok() {
+                    assert!(peer.id == b.id, "{clause}");
+                    self.until_event(peer, clause, &TransportEvent::Disconnected(other.id)).await;
+                }
+            }
+        }
+        let clause = "clause 11: a refused node is heard";
+        assert!(!a.transport.is_connected(b.id), "{clause}");
+        assert_eq!(a.seen.echoed.load(Ordering::SeqCst), before, "{clause}");
+        for (from, to) in [(a, c), (c, a), (b, c), (c, b)] {
+            self.echo(from, to.id, "clause 11: others are refused, too", Bytes::new()).await;
+        }
+
+        a.transport.refuse(vec![c.id]);
+        let clause = "clause 11: the set is not replaced";
+        self.until_event(a, clause, &TransportEvent::Disconnected(c.id)).await;
+        self.until_event(a, clause, &TransportEvent::Connected(b.id)).await;
+        self.echo(a, b.id, clause, Bytes::new()).await;
+        self.echo(b, a.id, clause, Bytes::new()).await;
+    }
+
+    /// Waits for an event, and passes over others.
+    async fn until_event<T: Transport>(&self, peer: &Peer<T>, clause: &str, wanted: &TransportEvent) {
+        let seen = async {
+            while let Some(event) = peer.transport.next_event().await {
+                if event == *wanted {
+                    return true;
+                }
+            }
+            false
+        };
+        assert!(self.within(self.patience, clause, seen).await, "{clause}");
     }
 
     /// Clause 2: a call ends in time even when nobody answers.

@@ -14,6 +14,7 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId, identify, ping};
 
+use super::failure::Revoked;
 use super::gate::{Gated, Gates};
 use super::handler::{FromHandler, Handler, ToHandler};
 use super::names;
@@ -72,6 +73,11 @@ impl Mesh {
         self.events.push_back(ToSwarm::NotifyHandler { peer_id, handler, event: ToHandler::Renew });
     }
 
+    /// Denies those who were revoked every connection.
+    fn check(&self, node: &NodeId) -> Result<(), ConnectionDenied> {
+        if self.shared.is_refused(node) { Err(ConnectionDenied::new(Revoked)) } else { Ok(()) }
+    }
+
     fn handler(
         &self,
         connection: ConnectionId,
@@ -79,6 +85,7 @@ impl Mesh {
         role: Role,
     ) -> Result<Handler, ConnectionDenied> {
         let node = names::node_of(&remote).ok_or_else(|| ConnectionDenied::new("a node's key is Ed25519"))?;
+        self.check(&node)?;
         // A stranger's record is forgotten when its connection ends, and connections are limited.
         let peer = self.shared.peer_or_new(node);
         let gate = self.gates.of(connection);
@@ -89,6 +96,17 @@ impl Mesh {
 impl NetworkBehaviour for Mesh {
     type ConnectionHandler = Handler;
     type ToSwarm = Told;
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        remote: Option<PeerId>,
+        _: &[Multiaddr],
+        _: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        remote.as_ref().and_then(names::node_of).map_or(Ok(()), |node| self.check(&node))?;
+        Ok(Vec::new())
+    }
 
     fn handle_established_inbound_connection(
         &mut self,

@@ -176,6 +176,7 @@ impl Driver {
                 }
                 _ = shared.wake.1.recv() => {
                     self.take_routes();
+                    self.close_refused();
                     if shared.take_awake() {
                         self.on_awake();
                     }
@@ -355,6 +356,19 @@ impl Driver {
             self.retry(node);
         }
         self.shared.forget_if_idle(&node);
+    }
+
+    /// Closes the connections of those who were revoked, and forgets where they are.
+    fn close_refused(&mut self) {
+        let is_refused =
+            |peer: &&PeerId| names::node_of(peer).is_some_and(|node| self.shared.is_refused(&node));
+        let peers: Vec<_> = self.swarm.connected_peers().filter(is_refused).copied().collect();
+        for peer in peers {
+            // An error says that it is gone already.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        #[cfg(feature = "kad")]
+        self.forget_refused();
     }
 
     fn on_command(&mut self, command: Command) {

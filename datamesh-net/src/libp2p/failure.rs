@@ -1,16 +1,29 @@
 //! What a dial that failed means, in the words of the mesh.
 
 use std::error::Error as StdError;
-use std::io;
+use std::{fmt, io};
 
 use datamesh_core::{Error, ErrorKind};
 use libp2p::swarm::DialError;
 use libp2p::{Multiaddr, TransportError};
 
 use super::names;
+use crate::wire::REVOKED;
 
 /// Of how many addresses an error tells.
 const MAX_TRIED: usize = 4;
+
+/// Why a connection with a node is denied that was revoked.
+#[derive(Debug)]
+pub(super) struct Revoked;
+
+impl fmt::Display for Revoked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(REVOKED)
+    }
+}
+
+impl StdError for Revoked {}
 
 /// What a failed dial means to the caller.
 pub(super) fn explain(error: DialError) -> Error {
@@ -18,6 +31,9 @@ pub(super) fn explain(error: DialError) -> Error {
         return refused("the handshake failed: it has another mesh key, or it is no node".into());
     }
     match error {
+        DialError::Denied { .. } if chain(&error).any(|cause| cause.is::<Revoked>()) => {
+            Error::new(ErrorKind::AccessDenied, REVOKED)
+        }
         DialError::LocalPeerId { .. } => {
             Error::new(ErrorKind::InvalidInput, "the address leads to the local node")
         }

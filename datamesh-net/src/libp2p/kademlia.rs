@@ -139,6 +139,14 @@ impl Driver {
         self.look_up(node, Vec::new());
     }
 
+    /// Tells nobody any more where those are who were revoked.
+    pub(super) fn forget_refused(&mut self) {
+        let Some(table) = self.swarm.behaviour_mut().kademlia.as_mut() else { return };
+        for peer in self.shared.refused().iter().filter_map(names::peer_of) {
+            table.inner.remove_peer(&peer);
+        }
+    }
+
     pub(super) fn is_looked_up(&self, node: &NodeId) -> bool {
         self.lookups.0.values().any(|(wanted, _)| wanted == node)
     }

@@ -141,6 +141,10 @@ impl Transport for Libp2pTransport {
         self.handle.set_peers(peers);
     }
 
+    fn refuse(&self, nodes: Vec<NodeId>) {
+        self.handle.refuse(nodes);
+    }
+
     fn connected(&self) -> Vec<NodeId> {
         self.handle.shared.connected()
     }

@@ -21,7 +21,7 @@ use super::{LocalConfig, address_of, node_of};
 use crate::wire::keys::{self, KeyName};
 use crate::wire::peers::{Shared, lock};
 use crate::wire::session::{Link, LinkId, MAILBOX, Session, StreamRequest};
-use crate::wire::{Command, Dialled, Started, backoff, commands, copy_of, serve, unknown};
+use crate::wire::{Command, Dialled, REVOKED, Started, backoff, commands, copy_of, revoked, serve, unknown};
 
 /// How often the directory is looked at for the sockets of peers that are not connected. Whoever starts looks at
 /// once, so that this counts only where a connection broke.
@@ -162,7 +162,10 @@ impl Driver {
                 _ = clock.tick() => self.on_tick(),
                 Ok(()) = changes.recv() => self.look_at_keys(),
                 () = keys::until(renewal) => self.look_at_keys(),
-                _ = shared.wake.1.recv() => self.take_routes(),
+                _ = shared.wake.1.recv() => {
+                    self.take_routes();
+                    self.close_refused();
+                }
             }
         }
         // The connections end with the tasks, and the peers hear of it at once.
@@ -196,6 +199,9 @@ impl Driver {
     fn on_command(&mut self, command: Command<NodeId>) {
         self.take_routes();
         match command {
+            Command::Dial(node, waiting) | Command::Connect(node, waiting) if self.is_refused(&node) => {
+                let _ = waiting.send(Err(revoked(node)));
+            }
             Command::Dial(node, waiting) if self.routes.contains_key(&node) => self.dial_for(node, waiting),
             // A caller that is gone needs no answer.
             Command::Dial(node, waiting) => drop(waiting.send(Err(unknown(node)))),
@@ -209,6 +215,21 @@ impl Driver {
 
     fn is_connected(&self, node: &NodeId) -> bool {
         self.context.shared.is_connected(node)
+    }
+
+    fn is_refused(&self, node: &NodeId) -> bool {
+        self.context.shared.is_refused(node)
+    }
+
+    /// Closes what leads to those who were revoked, and what they are served on.
+    fn close_refused(&mut self) {
+        let shared = Arc::clone(&self.context.shared);
+        let refused = self.links.iter().filter(|(_, held)| shared.is_refused(&held.node));
+        let refused: Vec<(NodeId, u64)> = refused.map(|(link, held)| (held.node, *link)).collect();
+        for (node, link) in refused {
+            self.on_gone(node, link);
+        }
+        self.renewals.end_served(|node, _| !shared.is_refused(node));
     }
 
     /// Dials a node, or joins the dial under way.
@@ -235,6 +256,13 @@ impl Driver {
 
     fn on_told(&mut self, told: Told) {
         match told {
+            Told::Dialled(node, Ok(_)) if self.is_refused(&node) => {
+                self.answer_dials(node, &Err(revoked(node)));
+            }
+            Told::Came(node, ..) if self.is_refused(&node) => {
+                let why = format!("node {node}: {REVOKED}");
+                self.context.shared.tell(TransportEvent::Refused(why));
+            }
             Told::Dialled(node, Ok((stream, key))) => {
                 self.on_link(node, stream, false, key);
                 self.answer_dials(node, &Ok(node));
@@ -339,7 +367,7 @@ impl Driver {
             drop(all_counted);
             shared.forget_if_idle(&node);
         });
-        self.renewals.end_with(key, task.abort_handle());
+        self.renewals.end_with(node, key, task.abort_handle());
     }
 
     fn on_tick(&mut self) {
@@ -377,7 +405,10 @@ impl Driver {
     fn look_around(&mut self) {
         let now = Instant::now();
         let is_wanted = |(node, route): &(&NodeId, &Route)| {
-            route.not_before <= now && !self.dials.contains_key(node) && !self.is_connected(node)
+            route.not_before <= now
+                && !self.dials.contains_key(node)
+                && !self.is_connected(node)
+                && !self.is_refused(node)
         };
         let wanted: Vec<NodeId> = self.routes.iter().filter(is_wanted).map(|(node, _)| *node).collect();
         if wanted.is_empty() {
@@ -444,7 +475,8 @@ impl Context {
         let who = stream.peer_cred().ok().and_then(|peer| peer.pid()).unwrap_or(0);
         let refused = |why: &str| Some(Told::Refused(format!("process {who} of this machine: {why}")));
         let mut stream = Socket::new(stream);
-        match tokio::time::timeout(self.shared.limits.handshake, self.own.answer(&mut stream)).await {
+        let answer = self.own.answer(&mut stream, |node| self.shared.is_refused(node));
+        match tokio::time::timeout(self.shared.limits.handshake, answer).await {
             Ok(Ok((purpose, node, key))) => Some(Told::Came(node, purpose, stream, key)),
             Ok(Err(Failure::Refused(why))) => refused(why),
             // Those who sweep look whether anybody listens, and say nothing.

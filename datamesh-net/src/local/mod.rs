@@ -98,6 +98,10 @@ impl Transport for LocalTransport {
         self.0.set_peers(peers);
     }
 
+    fn refuse(&self, nodes: Vec<NodeId>) {
+        self.0.refuse(nodes);
+    }
+
     fn connected(&self) -> Vec<NodeId> {
         self.0.shared.connected()
     }

@@ -14,6 +14,7 @@ use datamesh_core::ports::{CryptoSuite, Identity, SIGNATURE_LEN, Signature};
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
+use crate::wire::REVOKED;
 use crate::wire::keys::{KeyName, MAX_KEYS, now};
 
 const VERSION: u8 = 2;
@@ -167,7 +168,11 @@ impl Own {
     }
 
     /// Checks the proofs of whoever dialled, and proves both to it; with which mesh key.
-    pub(super) async fn answer<S>(&self, stream: &mut S) -> Result<(Purpose, NodeId, KeyName), Failure>
+    pub(super) async fn answer<S>(
+        &self,
+        stream: &mut S,
+        is_refused: impl Fn(&NodeId) -> bool,
+    ) -> Result<(Purpose, NodeId, KeyName), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -196,6 +201,9 @@ impl Own {
         self.check(node, &said.claim(&key.key, End::Dialler, parties), &signature)?;
         if node == self.identity.node_id() {
             return Err(Failure::Refused("it is the local node"));
+        }
+        if is_refused(&node) {
+            return Err(Failure::Refused(REVOKED));
         }
         self.show(stream, &said.claim(&key.key, End::Listener, parties)).await?;
         Ok((purpose, node, key.of))

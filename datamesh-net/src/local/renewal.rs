@@ -21,8 +21,8 @@ pub(super) struct Renewals {
     asked: BTreeMap<NodeId, (u32, Instant)>,
     /// When that is for the first of them.
     pub(super) next: Option<Instant>,
-    /// The connections for requests that are served, and with which key each was proved.
-    served: Vec<(KeyName, AbortHandle)>,
+    /// The connections for requests that are served, of whom, and with which key each was proved.
+    served: Vec<(NodeId, KeyName, AbortHandle)>,
 }
 
 impl Renewals {
@@ -36,16 +36,19 @@ impl Renewals {
     }
 
     /// Has a connection end with the key that it was proved with.
-    pub(super) fn end_with(&mut self, key: KeyName, task: AbortHandle) {
-        self.served.push((key, task));
+    pub(super) fn end_with(&mut self, node: NodeId, key: KeyName, task: AbortHandle) {
+        self.served.push((node, key, task));
     }
 
-    /// Ends what is served and was proved with none of these.
-    fn end_served(&mut self, accepted: &[KeyName]) {
-        for (_, task) in self.served.iter().filter(|(key, _)| !accepted.contains(key)) {
-            task.abort();
-        }
-        self.served.retain(|(key, task)| accepted.contains(key) && !task.is_finished());
+    /// Ends what is served and may not go on.
+    pub(super) fn end_served(&mut self, may_go_on: impl Fn(&NodeId, &KeyName) -> bool) {
+        self.served.retain(|(node, key, task)| {
+            let goes_on = may_go_on(node, key);
+            if !goes_on {
+                task.abort();
+            }
+            goes_on && !task.is_finished()
+        });
     }
 
     /// Whom to ask now, of those whose links were proved with another key than the newest.
@@ -69,7 +72,7 @@ impl Driver {
     /// Closes what was proved with a key that has ended, and has the rest proved with the newest one.
     pub(super) fn look_at_keys(&mut self) {
         let accepted = accepted_names(&self.renewals.ring);
-        self.renewals.end_served(&accepted);
+        self.renewals.end_served(|_, key| accepted.contains(key));
         let ended = self.links.iter().filter(|(_, held)| !accepted.contains(&held.key));
         let ended: Vec<(NodeId, u64)> = ended.map(|(link, held)| (held.node, *link)).collect();
         for (node, link) in ended {

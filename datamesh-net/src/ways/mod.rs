@@ -297,6 +297,10 @@ impl Transport for Ways {
         self.each().for_each(|way| way.set_peers(peers.clone()));
     }
 
+    fn refuse(&self, nodes: Vec<NodeId>) {
+        self.each().for_each(|way| way.refuse(nodes.clone()));
+    }
+
     fn connected(&self) -> Vec<NodeId> {
         let all: BTreeSet<NodeId> = self.each().flat_map(|way| way.connected()).collect();
         all.into_iter().collect()

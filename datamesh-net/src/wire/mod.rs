@@ -42,6 +42,9 @@ use peers::{Peer, Shared, lock};
 /// Peers that are kept connected, as the port says.
 const MAX_PEERS: usize = 4096;
 
+/// Nodes that get no connection, as the port says.
+const MAX_REFUSED: usize = 4096;
+
 /// Commands that wait for the transport's thread; then whoever asks waits.
 const COMMANDS: usize = 256;
 
@@ -197,6 +200,10 @@ impl<A: Send + 'static> Handle<A> {
         self.shared.set_routes(peers);
     }
 
+    pub(crate) fn refuse(&self, nodes: Vec<NodeId>) {
+        self.shared.refuse(nodes.into_iter().take(MAX_REFUSED).collect());
+    }
+
     pub(crate) fn listen_addresses(&self) -> Vec<Address> {
         lock(&self.shared.listening).clone()
     }
@@ -286,6 +293,14 @@ pub(crate) fn unknown(node: NodeId) -> Error {
     let message = "no address of this node is known; set_peers or connect first";
     Error::new(ErrorKind::Unavailable, message).with_node(node)
 }
+
+/// The error for a node that gets no connection.
+pub(crate) fn revoked(node: NodeId) -> Error {
+    Error::new(ErrorKind::AccessDenied, REVOKED).with_node(node)
+}
+
+/// Why a node gets no connection.
+pub(crate) const REVOKED: &str = "the node was revoked";
 
 /// The same error for another caller.
 pub(crate) fn copy_of(error: &Error) -> Error {

@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     /// Tells the transport's thread that the routes were replaced or that it shall end.
     pub(crate) wake: Queue<()>,
     routes: Mutex<Routes>,
+    /// Who gets no connection.
+    refused: RwLock<BTreeSet<NodeId>>,
     peers: RwLock<HashMap<NodeId, Arc<Peer>>>,
 }
 
@@ -67,6 +69,7 @@ impl Shared {
             limits,
             wake: async_channel::bounded(1),
             routes: Mutex::default(),
+            refused: RwLock::default(),
             peers: RwLock::default(),
         }
     }
@@ -107,6 +110,22 @@ impl Shared {
 
     pub(crate) fn take_fresh_routes(&self) -> Option<Vec<PeerRoute>> {
         lock(&self.routes).fresh.take()
+    }
+
+    /// Replaces the set of those who get no connection; the transport's thread closes what they have when it wakes.
+    pub(crate) fn refuse(&self, nodes: BTreeSet<NodeId>) {
+        *self.refused.write().unwrap_or_else(PoisonError::into_inner) = nodes;
+        self.wake_up();
+    }
+
+    pub(crate) fn is_refused(&self, node: &NodeId) -> bool {
+        self.refused.read().unwrap_or_else(PoisonError::into_inner).contains(node)
+    }
+
+    /// Who gets no connection.
+    #[cfg(feature = "kad")]
+    pub(crate) fn refused(&self) -> BTreeSet<NodeId> {
+        self.refused.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks the transport's thread to look; a full queue says that it will anyway.
