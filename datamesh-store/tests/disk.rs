@@ -81,7 +81,8 @@ fn a_path_under_a_file_is_refused() {
 
 #[test]
 fn damaged_volumes_never_give_other_bytes() {
-    let damages: [(ErrorKind, fn(&mut Vec<u8>)); 3] = [
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(ErrorKind, Damage); 3] = [
         (ErrorKind::Corrupt, |bytes| bytes.iter_mut().skip(64).for_each(|byte| *byte = 0)),
         (ErrorKind::Corrupt, |bytes| bytes.iter_mut().skip(1000).step_by(5000).for_each(|byte| *byte ^= 1)),
         (ErrorKind::Io, |bytes| bytes.truncate(30_000)),
