@@ -184,11 +184,18 @@ impl Ways {
             TransportEvent::Listening(_) => TransportEvent::Listening(Transport::listen_addresses(self)),
             other => other,
         };
+        let is_up_elsewhere = |node| {
+            let mut others = self.each().enumerate().filter(|(number, _)| *number != way);
+            others.any(|(_, other)| other.is_connected(node))
+        };
+        let is_up_elsewhere = matches!(&event, TransportEvent::Disconnected(node) if is_up_elsewhere(*node));
         let now = self.runtime.now();
         let mut state = self.state();
         let told = match event {
             TransportEvent::Connected(node) => state.presence.connected(way, node),
-            TransportEvent::Disconnected(node) => state.presence.disconnected(way, node, now),
+            TransportEvent::Disconnected(node) => {
+                state.presence.disconnected(way, node, is_up_elsewhere, now)
+            }
             other => vec![other],
         };
         state.told.extend(told);

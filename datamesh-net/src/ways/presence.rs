@@ -24,28 +24,33 @@ struct Ways {
 impl Presence {
     /// One way has a connection to a peer: what that says.
     pub(super) fn connected(&mut self, way: usize, node: NodeId) -> Vec<TransportEvent> {
-        let ways = self.0.entry(node).or_default();
-        let is_news = ways.up.is_empty();
-        ways.up.insert(way);
+        let is_news = !self.0.contains_key(&node);
+        self.0.entry(node).or_default().up.insert(way);
         if is_news { vec![TransportEvent::Connected(node)] } else { Vec::new() }
     }
 
-    /// One way has lost a peer: what that says.
+    /// One way has lost a peer: what that says. Another way may be up now of which the event is still to come.
     ///
     /// Where all that were up have broken one after the other, and some are up again, the peer may be another process
     /// now, which knows nothing of what was said before.
-    pub(super) fn disconnected(&mut self, way: usize, node: NodeId, now: Instant) -> Vec<TransportEvent> {
+    pub(super) fn disconnected(
+        &mut self,
+        way: usize,
+        node: NodeId,
+        is_up_elsewhere: bool,
+        now: Instant,
+    ) -> Vec<TransportEvent> {
         let Some(ways) = self.0.get_mut(&node) else { return Vec::new() };
         if !ways.up.remove(&way) {
             return Vec::new();
         }
-        if ways.up.is_empty() {
+        if ways.up.is_empty() && !is_up_elsewhere {
             self.0.remove(&node);
             return vec![TransportEvent::Disconnected(node)];
         }
         ways.broken.retain(|_, at| now.saturating_since(*at) < TOGETHER);
         ways.broken.insert(way, now);
-        if !ways.up.iter().all(|way| ways.broken.contains_key(way)) {
+        if ways.up.is_empty() || !ways.up.iter().all(|way| ways.broken.contains_key(way)) {
             return Vec::new();
         }
         ways.broken.clear();
@@ -66,7 +71,7 @@ mod tests {
             let now = Instant::from_start(Duration::from_secs(*second));
             let said = match is_up {
                 true => presence.connected(*way, node),
-                false => presence.disconnected(*way, node, now),
+                false => presence.disconnected(*way, node, false, now),
             };
             told.extend(said.iter().map(|event| match event {
                 TransportEvent::Connected(_) => '+',
@@ -85,6 +90,16 @@ mod tests {
         // The third way is up all the time.
         let others = [(0, 0, true), (0, 1, true), (0, 2, true), (1, 0, false), (1, 1, false), (2, 0, true)];
         assert_eq!(told(&others), "+");
+    }
+
+    #[test]
+    fn a_way_that_is_up_counts_before_its_event_came() {
+        let (mut presence, node, now) =
+            (Presence::default(), NodeId::from_bytes([1; 32]), Instant::from_start(Duration::ZERO));
+        assert_eq!(presence.connected(0, node), [TransportEvent::Connected(node)]);
+        assert_eq!(presence.disconnected(0, node, true, now), []);
+        assert_eq!(presence.connected(1, node), []);
+        assert_eq!(presence.disconnected(1, node, false, now), [TransportEvent::Disconnected(node)]);
     }
 
     #[test]
