@@ -6,7 +6,7 @@ mod common;
 
 #[cfg(feature = "quic")]
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::Write;
 #[cfg(feature = "quic")]
 use std::net::UdpSocket;
 use std::net::{TcpListener, TcpStream};
@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "quic")]
 use common::nodes::QUIC;
 use common::nodes::libp2p::{config, node, port};
-use common::nodes::{LIMIT, TCP, answer_one, echo, event, introduce, limits, route, vanishes_and_returns};
+use common::nodes::{
+    CLOSING, LIMIT, TCP, answer_one, echo, event, introduce, limits, route, told_until_closed,
+    vanishes_and_returns,
+};
 use common::{TestRuntime, run};
 use datamesh_core::ErrorKind;
 use datamesh_core::id::NodeId;
@@ -192,39 +195,39 @@ fn another_mesh_key_is_refused_over_quic() {
 #[test]
 fn strangers_on_the_socket_cost_nothing() {
     run(async {
-        let limits = limits(|limits| limits.handshake = Duration::from_millis(300));
+        let handshake = Duration::from_millis(300);
+        let limits = limits(|limits| limits.handshake = handshake);
         let ours = Libp2pTransport::open(config(1, 7, TCP).limits(limits)).await.unwrap();
         let friend = node(2, 7, "").await;
         let address = ours.listen_addresses().remove(0);
         let port = port(&ours);
-        let sockets: Vec<_> = [
-            vec![],
-            b"GET / HTTP/1.1\r\n\r\n".to_vec(),
-            vec![0xff; 1000],
+        // What each says, and whether that may become a handshake yet.
+        let said = [
+            (vec![], true),
+            (b"\x13/multistream/1.0.0\n".to_vec(), true),
+            (b"GET / HTTP/1.1\r\n\r\n".to_vec(), false),
+            (vec![0xff; 1000], false),
             // The largest length prefix of the protocol negotiation, and then one of a frame.
-            vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
-            b"\x13/multistream/1.0.0\n\x07/noise\n\xff\xff\xff\xff".to_vec(),
-            u32::MAX.to_le_bytes().to_vec(),
-        ]
-        .into_iter()
-        .map(|bytes| {
+            (vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], false),
+            (b"\x13/multistream/1.0.0\n\x07/noise\n\xff\xff\xff\xff".to_vec(), false),
+            (u32::MAX.to_le_bytes().to_vec(), false),
+        ];
+        let strangers = said.map(|(bytes, waits)| {
+            let began = Instant::now();
             let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
             socket.write_all(&bytes).unwrap();
-            socket
-        })
-        .collect();
+            socket.set_read_timeout(Some(LIMIT)).unwrap();
+            std::thread::spawn(move || (told_until_closed(socket), waits, began.elapsed()))
+        });
         assert_eq!(friend.connect(address, LIMIT).await.unwrap(), ours.local_node());
         echo(&friend, &ours).await;
-        for mut socket in sockets {
-            // Each is closed within the handshake's time, whatever it was told before.
-            socket.set_read_timeout(Some(LIMIT)).unwrap();
-            let mut told = Vec::new();
-            if let Err(error) = socket.read_to_end(&mut told) {
-                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-            }
-            assert!(told.len() < 1000);
+        for stranger in strangers {
+            let (told, waits, lasted) = stranger.join().unwrap();
+            assert!(told < 1000);
+            assert!(!waits || lasted >= handshake, "it had {lasted:?}");
+            assert!(lasted < handshake + CLOSING, "it had {lasted:?}");
         }
-        for _ in 0..6 {
+        for _ in 0..7 {
             event(&ours, |event| matches!(event, TransportEvent::Refused(_))).await;
         }
         echo(&ours, &friend).await;
@@ -415,31 +418,37 @@ fn a_port_that_is_taken_is_an_error() {
     });
 }
 
+/// Two calls wait for their replies, as many as the smaller limit lets out: the third waits itself.
+async fn the_third_call_waits(calls: usize, streams: usize) {
+    let limits = limits(|limits| {
+        (limits.calls_per_peer, limits.streams_per_peer, limits.pooled_streams) = (calls, streams, streams);
+    });
+    let ours = Libp2pTransport::open(config(1, 7, "").limits(limits)).await.unwrap();
+    let theirs = node(2, 7, TCP).await;
+    ours.set_peers(vec![route(&theirs)]);
+    let call = |limit| ours.call(theirs.local_node(), Message::default(), limit);
+    let overtaken = async {
+        let held = [theirs.accept().await.unwrap(), theirs.accept().await.unwrap()];
+        let third = call(Duration::from_millis(200));
+        let (third, more) = (std::pin::pin!(third), std::pin::pin!(theirs.accept()));
+        let futures::future::Either::Left((late, _)) = futures::future::select(third, more).await else {
+            panic!("the third got out with {calls} calls and {streams} streams");
+        };
+        let late = late.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::TimedOut, "{late:?}");
+        assert!(late.to_string().contains("did not get out"), "{late}");
+        held.into_iter().for_each(|inbound| inbound.reply.send(inbound.message));
+    };
+    let (first, second, ()) = futures::join!(call(LIMIT), call(LIMIT), overtaken);
+    first.and(second).unwrap();
+    echo(&ours, &theirs).await;
+}
+
 #[test]
 fn calls_beyond_the_limits_wait_inside_their_deadline() {
     run(async {
-        let limits = limits(|limits| {
-            (limits.calls_per_peer, limits.streams_per_peer, limits.pooled_streams) = (2, 1, 1);
-        });
-        let ours = Libp2pTransport::open(config(1, 7, "").limits(limits)).await.unwrap();
-        let theirs = node(2, 7, TCP).await;
-        ours.set_peers(vec![route(&theirs)]);
-        let call = |limit| ours.call(theirs.local_node(), Message::default(), limit);
-        let overtaken = async {
-            let held = theirs.accept().await.unwrap();
-            for limit in [100, 100] {
-                // One stream: the second call waits for it. Two calls: the third waits to be let in.
-                let late = call(Duration::from_millis(limit)).await.unwrap_err();
-                assert_eq!(late.kind(), ErrorKind::TimedOut, "{late:?}");
-                assert!(late.to_string().contains("did not get out"), "{late}");
-            }
-            held.reply.send(held.message);
-            answer_one(&theirs).await;
-        };
-        let second = async { call(LIMIT).await.unwrap() };
-        let (first, _, ()) = futures::join!(call(LIMIT), second, overtaken);
-        first.unwrap();
-        echo(&ours, &theirs).await;
+        the_third_call_waits(2, 3).await;
+        the_third_call_waits(3, 2).await;
     });
 }
 

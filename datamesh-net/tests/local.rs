@@ -8,10 +8,12 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::nodes::local::{config, node, only_socket};
-use common::nodes::{LIMIT, echo, event, introduce, limits, route, vanishes_and_returns};
+use common::nodes::{
+    CLOSING, LIMIT, echo, event, introduce, limits, route, told_until_closed, vanishes_and_returns,
+};
 use common::{TestRuntime, run};
 use datamesh_core::ErrorKind;
 use datamesh_core::ports::{Message, Transport, TransportEvent, Way};
@@ -99,37 +101,35 @@ fn the_node_at_the_other_end_is_the_one_that_was_meant() {
 fn strangers_on_the_socket_learn_nothing() {
     let home = tempfile::tempdir().unwrap();
     run(async {
-        let limits = limits(|limits| {
-            (limits.handshake, limits.pending_connections) = (Duration::from_millis(300), 8);
-        });
+        let handshake = Duration::from_millis(300);
+        let limits = limits(|limits| (limits.handshake, limits.pending_connections) = (handshake, 8));
         let ours = LocalTransport::open(config(home.path(), 1, 7).limits(limits)).await.unwrap();
         let socket = only_socket(home.path());
         let hello = [[2, 1, 0, 0].as_slice(), &[5; 64]].concat();
+        // What each says, whether that may become a greeting yet, and how many bytes it is answered.
         let said = [
-            (vec![], 0),
-            (vec![1], 0),
-            (b"GET / HTTP/1.1\r\n\r\n".to_vec(), 0),
-            (vec![0xff; 5000], 0),
-            ([[1, 1, 0, 0].as_slice(), &[5; 64]].concat(), 0),
-            ([[2, 3, 0, 0].as_slice(), &[5; 64]].concat(), 0),
-            (hello.clone(), 33),
-            ([hello, vec![0; 5000]].concat(), 33),
+            (vec![], true, 0),
+            (vec![1], true, 0),
+            (b"GET / HTTP/1.1\r\n\r\n".to_vec(), false, 0),
+            (vec![0xff; 5000], false, 0),
+            ([[1, 1, 0, 0].as_slice(), &[5; 64]].concat(), false, 0),
+            ([[2, 3, 0, 0].as_slice(), &[5; 64]].concat(), false, 0),
+            (hello.clone(), false, 33),
+            ([hello, vec![0; 5000]].concat(), false, 33),
         ];
-        let sockets: Vec<_> = said
-            .into_iter()
-            .map(|(bytes, most)| {
-                let mut socket = UnixStream::connect(&socket).unwrap();
-                // It may have hung up already.
-                let _ = socket.write_all(&bytes);
-                (socket, most)
-            })
-            .collect();
-        for (mut socket, most) in sockets {
+        let strangers = said.map(|(bytes, waits, most)| {
+            let began = Instant::now();
+            let mut socket = UnixStream::connect(&socket).unwrap();
+            // It may have hung up already.
+            let _ = socket.write_all(&bytes);
             socket.set_read_timeout(Some(LIMIT)).unwrap();
-            let mut told = Vec::new();
-            // Some are reset, because what they said was not read to its end.
-            let _ = socket.read_to_end(&mut told);
-            assert!(told.len() <= most, "{}", told.len());
+            std::thread::spawn(move || (told_until_closed(socket), most, waits, began.elapsed()))
+        });
+        for stranger in strangers {
+            let (told, most, waits, lasted) = stranger.join().unwrap();
+            assert!(told <= most, "{told}");
+            assert!(!waits || lasted >= handshake, "it had {lasted:?}");
+            assert!(lasted < handshake + CLOSING, "it had {lasted:?}");
         }
         let friend = node(home.path(), 2, 7).await;
         assert_eq!(

@@ -130,7 +130,7 @@ fn node(lab: &Lab, place: &str, role: &str, secret: u8, ip: &str, more: &[(&str,
 fn two_nodes_behind_nats_meet() {
     let Some(lab) = Lab::new(&["public", "gate1", "gate2", "home1", "home2"]) else { return };
     if !lab.has_nft() {
-        return println!("skipped: there is no nft to make a NAT with");
+        return lab::say("skipped: there is no nft to make a NAT with");
     }
     lab.network("public", "203.0.113.10/24");
     for (gate, home, number) in [("gate1", "home1", 1), ("gate2", "home2", 2)] {

@@ -414,3 +414,66 @@ fn cannot_listen(address: &Multiaddr, error: std::io::Error) -> Error {
         .with_subject(address)
         .with_source(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use datamesh_core::ports::{Address, PeerRoute};
+    use libp2p::identity::Keypair;
+    use tokio::net::TcpSocket;
+
+    use super::*;
+    use crate::libp2p::{Libp2pConfig, Libp2pTransport, start};
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    fn config(secret: u8) -> Libp2pConfig {
+        Libp2pConfig::new([secret; 32], [7; 32])
+    }
+
+    /// Goes on until something holds; no wait ends meanwhile.
+    async fn until(driver: &mut Driver, holds: impl Fn(&Driver) -> bool) {
+        let work = async {
+            while !holds(driver) {
+                let event = driver.swarm.select_next_some().await;
+                driver.on_event(event);
+            }
+        };
+        tokio::time::timeout(LIMIT, work).await.expect("it does not come to that");
+    }
+
+    /// Waits for the end of a dial to a member that has refused all of them; when it is dialled again is settled.
+    async fn refused(driver: &mut Driver, member: &NodeId, count: u32) {
+        until(driver, |driver| driver.routes[member].failures == count).await;
+        let wait = driver.routes.get_mut(member).unwrap().skip_wait();
+        let wait = wait.unwrap_or_else(|| panic!("given up after {count} dials"));
+        assert!(wait <= Duration::from_secs(30), "{wait:?} after {count} dials");
+        assert_eq!(driver.retries.len(), count as usize, "one wait after each dial");
+    }
+
+    #[test]
+    fn a_member_that_refuses_twenty_dials_in_a_row_is_reached_when_it_listens() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let opened = start::driver(config(1), runtime.handle().clone(), Vec::new()).await;
+            let (mut driver, _commands) = opened.unwrap();
+            let keys = Keypair::ed25519_from_bytes([2; 32]).unwrap();
+            let member = names::node_of(&keys.public().to_peer_id()).unwrap();
+            // Nobody listens on this port, and nobody else gets it.
+            let port = TcpSocket::new_v4().unwrap();
+            port.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let address = format!("/ip4/127.0.0.1/tcp/{}", port.local_addr().unwrap().port());
+            let addresses: Vec<Address> = vec![address.parse().unwrap()];
+            driver.shared.set_routes(vec![PeerRoute { node: member, addresses: addresses.clone() }]);
+            driver.take_routes();
+            refused(&mut driver, &member, 1).await;
+            for count in 2..=20 {
+                driver.on_retry(member);
+                refused(&mut driver, &member, count).await;
+            }
+            drop(port);
+            let _listens = Libp2pTransport::open(config(2).listen(addresses)).await.unwrap();
+            driver.on_retry(member);
+            until(&mut driver, |driver| driver.shared.is_connected(&member)).await;
+        });
+    }
+}

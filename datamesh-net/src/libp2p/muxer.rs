@@ -151,7 +151,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
 #[cfg(all(feature = "local", unix))]
 mod tests {
     use futures::future::poll_fn;
-    use futures::io::AsyncWriteExt;
+    use futures::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
 
     use super::*;
@@ -159,7 +159,19 @@ mod tests {
 
     const DATA: u8 = 0;
     const WINDOW_UPDATE: u8 = 1;
+    const GO_AWAY: u8 = 3;
     const SYN: u16 = 1;
+
+    /// What a connection does about what it was fed.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Then {
+        /// It waits for more.
+        GoesOn,
+        /// It tells the peer to go away, and why.
+        SendsAway(u8),
+        /// It ends, with an error.
+        Breaks,
+    }
 
     /// A frame's header: version, type, flags, stream, length.
     fn frame(kind: u8, flags: u16, stream: u32, length: u32) -> Vec<u8> {
@@ -167,60 +179,72 @@ mod tests {
         [[0, kind].as_slice(), &flags, &stream, &length].concat()
     }
 
-    /// Feeds a connection raw bytes, then nothing; how many streams came, and whether the connection broke before its
-    /// end.
-    fn feed(bytes: Vec<u8>) -> (usize, bool) {
+    /// What the other end says to a peer before it hangs up, or falls silent.
+    async fn answer_to(peer: &mut Socket) -> Then {
+        let answers = async {
+            let mut frame = [0; 12];
+            while peer.read_exact(&mut frame).await.is_ok() {
+                if frame[1] == GO_AWAY {
+                    return Then::SendsAway(frame[11]);
+                }
+            }
+            Then::Breaks
+        };
+        tokio::time::timeout(Duration::from_millis(200), answers).await.unwrap_or(Then::GoesOn)
+    }
+
+    /// Feeds a connection raw bytes, then nothing; how many streams came, and what it did.
+    fn feed(bytes: Vec<u8>) -> (usize, Then) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (ours, theirs) = UnixStream::pair().unwrap();
             let mut muxer = Yamux::start(Socket::new(theirs), Mode::Server);
             let mut ours = Socket::new(ours);
-            let writing = tokio::spawn(async move {
+            let peer = tokio::spawn(async move {
                 // The other end hangs up when it has had enough.
-                let whole = ours.write_all(&bytes).await.is_ok();
-                let answers = async {
-                    while futures::AsyncReadExt::read(&mut ours, &mut [0; 4096]).await.is_ok_and(|n| n > 0) {}
-                };
-                let _ = tokio::time::timeout(Duration::from_millis(200), answers).await;
-                whole
+                let _ = ours.write_all(&bytes).await;
+                answer_to(&mut ours).await
             });
             let mut streams = Vec::new();
             let broke = loop {
                 match poll_fn(|context| Pin::new(&mut muxer).poll_inbound(context)).await {
                     Ok(stream) => streams.push(stream),
-                    Err(error) => break !matches!(error, ConnectionError::Closed),
+                    Err(error) => break matches!(error, ConnectionError::Decode(_)),
                 }
             };
             drop(muxer);
-            let _ = writing.await;
-            (streams.len(), broke)
+            let then = peer.await.unwrap();
+            assert_eq!(broke, then == Then::Breaks, "{then:?}");
+            (streams.len(), then)
         })
     }
 
-    /// The frames that made older versions panic, and others that break the protocol.
+    /// The frames that made older versions panic, and others that break the protocol. What is no frame ends the
+    /// connection; whoever sends a frame that does not fit is told to go.
     #[test]
-    fn malformed_frames_end_the_connection_and_nothing_else() {
+    fn malformed_frames_end_the_connection_or_have_the_peer_sent_away() {
         let open = frame(WINDOW_UPDATE, SYN, 1, 0);
         let hostile = [
             // A body longer than the first window, on a stream that it opens (CVE-2026-32314).
-            [frame(DATA, SYN, 1, 262_145), vec![7; 262_145]].concat(),
+            ([frame(DATA, SYN, 1, 262_145), vec![7; 262_145]].concat(), 0, Then::SendsAway(1)),
             // More credit than fits a counter (CVE-2026-31814).
-            [open.clone(), frame(WINDOW_UPDATE, 0, 1, u32::MAX), frame(WINDOW_UPDATE, 0, 1, u32::MAX)]
-                .concat(),
-            frame(DATA, SYN, 1, u32::MAX),
+            ([open.clone(), frame(WINDOW_UPDATE, 0, 1, u32::MAX)].concat(), 1, Then::SendsAway(1)),
+            // A body that no frame may have, and one byte more than the longest.
+            (frame(DATA, SYN, 1, u32::MAX), 0, Then::Breaks),
+            (frame(DATA, SYN, 1, (1 << 20) + 1), 0, Then::Breaks),
             // A stream with an even number is not the dialler's to open; one that is opened twice; one with number 0.
-            frame(WINDOW_UPDATE, SYN, 2, 0),
-            [open.clone(), open.clone()].concat(),
-            frame(DATA, SYN, 0, 4),
+            (frame(WINDOW_UPDATE, SYN, 2, 0), 0, Then::SendsAway(1)),
+            ([open.clone(), open.clone()].concat(), 1, Then::SendsAway(1)),
+            ([frame(DATA, SYN, 0, 4), vec![7; 4]].concat(), 0, Then::SendsAway(1)),
             // Another version, another type.
-            [[9].as_slice(), frame(DATA, SYN, 1, 0).get(1..).unwrap()].concat(),
-            frame(7, SYN, 1, 0),
+            ([[9].as_slice(), frame(DATA, SYN, 1, 0).get(1..).unwrap()].concat(), 0, Then::Breaks),
+            (frame(7, SYN, 1, 0), 0, Then::Breaks),
         ];
-        for bytes in hostile {
-            let (streams, _) = feed(bytes.clone());
-            assert!(streams <= 1, "{:?}", &bytes[..12]);
+        for (bytes, streams, then) in hostile {
+            let head = bytes[..12].to_vec();
+            assert_eq!(feed(bytes), (streams, then), "{head:?}");
         }
-        assert_eq!(feed(open), (1, false));
+        assert_eq!(feed(open), (1, Then::GoesOn));
     }
 
     #[test]

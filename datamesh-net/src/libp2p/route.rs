@@ -131,6 +131,14 @@ impl Route {
         self.due.take_if(|due| *due <= Instant::now()).is_some()
     }
 
+    /// Ends the wait that is settled, if one is: how long it was.
+    #[cfg(test)]
+    pub(super) fn skip_wait(&mut self) -> Option<Duration> {
+        let due = self.due.as_mut()?;
+        let now = Instant::now();
+        Some(std::mem::replace(due, now).saturating_duration_since(now))
+    }
+
     fn pause(&self) -> Duration {
         if self.is_replaced {
             return PAUSE_WHERE_REPLACED;

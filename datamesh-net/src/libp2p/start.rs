@@ -26,7 +26,7 @@ use super::proof::{self, Own};
 use super::renewal::Renewals;
 use super::resolve::Resolving;
 use crate::wire::peers::Shared;
-use crate::wire::{Started, commands};
+use crate::wire::{Commands, Started, commands};
 
 /// How long after a sign of life a peer is asked for the next, and how long that may take. libp2p passes over the first
 /// one that fails, so that a peer whose machine lost power is noticed within twice their sum: half a minute.
@@ -56,6 +56,16 @@ pub(super) async fn open(
     runtime: tokio::runtime::Handle,
     listen: Vec<Multiaddr>,
 ) -> Result<(Started<Target>, impl Future<Output = ()>)> {
+    let (driver, commands) = driver(config, runtime, listen).await?;
+    Ok(((driver.shared.clone(), commands), driver.run()))
+}
+
+/// A driver that listens and does not run yet.
+pub(super) async fn driver(
+    config: Libp2pConfig,
+    runtime: tokio::runtime::Handle,
+    listen: Vec<Multiaddr>,
+) -> Result<(Driver, Commands<Target>)> {
     // The copy is wiped by the function that takes it.
     let keys = Keypair::ed25519_from_bytes(*config.secret_key)
         .map_err(|error| invalid("a secret key is 32 bytes of Ed25519", error))?;
@@ -67,15 +77,16 @@ pub(super) async fn open(
     let swarm = swarm(keys, &config, &shared, own)?;
     let (commands, asked) = commands();
     let renewals = Renewals::of(config.keys.ring());
-    let mut driver = Driver::new(shared.clone(), swarm, asked, config.discovery.clone(), renewals);
+    let mut driver = Driver::new(shared, swarm, asked, config.discovery.clone(), renewals);
     #[cfg(feature = "mdns")]
     if config.discovery.local_network {
         // Who has no more than an invitation asks the members that it names.
         let ring = config.keys.ring().cloned();
-        driver.neighbours = ring.map(|ring| super::multicast::Neighbours::start(ring, &shared.runtime));
+        driver.neighbours =
+            ring.map(|ring| super::multicast::Neighbours::start(ring, &driver.shared.runtime));
     }
     driver.listen(listen, INTERFACE).await?;
-    Ok(((shared, commands), driver.run()))
+    Ok((driver, commands))
 }
 
 /// A swarm, and what else is made of the configuration.

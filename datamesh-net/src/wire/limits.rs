@@ -122,3 +122,32 @@ impl Limits {
         self.grace.saturating_add(Duration::from_secs(bytes as u64 / slowest))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of limits in `docs/protocol-transport.md`, in its order.
+    #[test]
+    fn the_defaults_are_those_of_the_specification() {
+        let table = Limits {
+            head_bytes: 1 << 20,
+            body_bytes: (4 << 20) + (64 << 10),
+            inbound_connections: 256,
+            pending_connections: 64,
+            connections_per_peer: 4,
+            handshake: Duration::from_secs(10),
+            streams_per_peer: 32,
+            pooled_streams: 4,
+            streams_per_connection: 64,
+            calls_per_peer: 512,
+            requests_per_peer: 32,
+            idle: Duration::from_secs(60),
+            bytes_per_peer: 16 << 20,
+            bytes_in_total: 256 << 20,
+            grace: Duration::from_secs(30),
+            least_bytes_per_second: 16 << 10,
+        };
+        assert_eq!(Limits::default(), table);
+    }
+}

@@ -351,14 +351,19 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
-    fn the_wait_doubles_up_to_a_limit() {
+    fn the_wait_doubles_up_to_a_limit_and_half_of_it_is_random() {
         for (failures, most) in [(0, 200), (1, 200), (2, 400), (5, 3200), (9, 30_000), (u32::MAX, 30_000)] {
-            let wait = backoff(failures);
             let most = Duration::from_millis(most);
-            assert!(wait <= most && wait >= most / 2, "{failures}: {wait:?}");
+            let waits: BTreeSet<_> = (0..32).map(|_| backoff(failures)).collect();
+            let bounds = most / 2..=most;
+            assert!(waits.iter().all(|wait| bounds.contains(wait)), "{failures}: {waits:?}");
+            // Of 256 waits, 32 draws hit some thirty.
+            assert!(waits.len() > 16, "{failures}: {waits:?}");
         }
     }
 

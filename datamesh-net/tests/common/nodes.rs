@@ -1,5 +1,6 @@
 //! Nodes for the tests of the networks, and what these do with them.
 
+use std::io::Read;
 #[cfg(all(feature = "local", unix))]
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +16,9 @@ use datamesh_net::local::{LocalConfig, LocalTransport};
 
 /// How long anything may take that must happen.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// How much longer than its limit a machine may take to close a connection.
+pub(crate) const CLOSING: Duration = Duration::from_secs(2);
 
 pub(crate) const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 pub(crate) const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
@@ -98,6 +102,16 @@ pub(crate) async fn event<T: Transport>(
             return event;
         }
     }
+}
+
+/// Reads a socket until the other end closes it: how many bytes it said.
+pub(crate) fn told_until_closed(mut socket: impl Read) -> usize {
+    let mut told = Vec::new();
+    if let Err(error) = socket.read_to_end(&mut told) {
+        // What this end said was not read to its end.
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    told.len()
 }
 
 pub(crate) async fn answer_one<T: Transport>(node: &T) {

@@ -14,6 +14,12 @@ pub(crate) struct Lab {
     names: Vec<String>,
 }
 
+/// Says something that is seen though the test passes: what is printed is not.
+pub(crate) fn say(what: &str) {
+    let mut seen = std::io::stderr().lock();
+    writeln!(seen, "{what}").unwrap();
+}
+
 fn run(command: &str) -> Result<(), String> {
     let mut words = command.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).output();
@@ -31,7 +37,7 @@ impl Lab {
         for name in names {
             let full = lab.full(name);
             if let Err(why) = run(&format!("ip netns add {full}")) {
-                println!("skipped: no network namespaces can be made here: {why}");
+                say(&format!("skipped: no network namespaces can be made here: {why}"));
                 return None;
             }
             lab.names.push(full.clone());
@@ -119,7 +125,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         for name in &self.names {
             if let Err(why) = run(&format!("ip netns del {name}")) {
-                println!("a namespace stays: {why}");
+                say(&format!("a namespace stays: {why}"));
             }
         }
     }
