@@ -16,6 +16,8 @@ mod dials;
 mod discovery;
 mod driver;
 mod failure;
+#[cfg(test)]
+mod floods;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzz;
 mod gate;

@@ -1,0 +1,198 @@
+//! A member that opens streams without end: it costs no more than its limits, and others are served meanwhile.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs;
+use std::pin::Pin;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use datamesh_core::KeyRing;
+use datamesh_core::format::MeshKey;
+use datamesh_core::ports::{Message, Transport as _};
+use futures::future::poll_fn;
+use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use futures::stream::{FuturesUnordered, StreamExt};
+use libp2p::core::Endpoint;
+use libp2p::core::muxing::StreamMuxer;
+use libp2p::core::transport::{DialOpts, PortUse, Transport as _};
+use libp2p::core::upgrade::Version;
+use libp2p::identity::Keypair;
+use libp2p::{Multiaddr, noise, tcp};
+use yamux::Stream;
+
+use super::buffered::Buffered;
+use super::gate::Gate;
+use super::muxer::{Muxer, Yamux};
+use super::proof::{self, Keys, Own, Role, noise_prologue};
+use super::{Libp2pConfig, Libp2pTransport, Limits};
+
+const MESH: [u8; 32] = [7; 32];
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Streams that the member opens, how many of them it holds at a time, and after how many it waits for the node: Yamux
+/// lets it have 256.
+const FLOOD: usize = 10_000;
+const HELD: usize = 128;
+const BATCH: usize = 40;
+
+/// What the flood may cost: 64 MiB.
+const MOST: u64 = 64 << 20;
+
+/// Says that the process is there for this test alone, so that its memory is nobody else's.
+const ALONE: &str = "DATAMESH_FLOOD_ALONE";
+
+/// The beginning of a request of 4 MiB, of which no more comes.
+const BEGUN: [u8; 20] = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0x40, 0, 7, 7, 7, 7, 7, 7, 7, 7];
+
+/// Memory that is resident, in bytes; 0 where the system does not tell.
+fn resident() -> u64 {
+    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
+fn config(secret: u8) -> Libp2pConfig {
+    Libp2pConfig::new([secret; 32], MESH)
+}
+
+/// A member's own end of a connection, with nothing between it and the streams.
+struct Member<C>(RefCell<Muxer<C>>);
+
+impl<C: AsyncRead + AsyncWrite + Unpin + 'static> Member<C> {
+    /// Moves what the streams say and are told, and says back what comes on others, as is the answer to pings.
+    async fn drive(&self) {
+        let mut answers = FuturesUnordered::new();
+        loop {
+            let next = poll_fn(|context| Pin::new(&mut *self.0.borrow_mut()).poll_inbound(context));
+            tokio::select! {
+                stream = next => {
+                    let (from, mut to) = AsyncReadExt::split(stream.expect("the connection ends"));
+                    answers.push(async move { futures::io::copy(from, &mut to).await });
+                }
+                Some(_) = answers.next() => {}
+            }
+        }
+    }
+
+    /// Opens a stream and asks for a protocol on it, whatever the answer.
+    async fn open(&self, protocol: &str) -> Stream {
+        let opened = poll_fn(|context| Pin::new(&mut *self.0.borrow_mut()).poll_outbound(context)).await;
+        let mut stream = opened.unwrap();
+        let length = u8::try_from(protocol.len() + 1).unwrap();
+        let asked = [b"\x13/multistream/1.0.0\n".as_slice(), &[length], protocol.as_bytes(), b"\n"].concat();
+        stream.write_all(&asked).await.unwrap();
+        stream
+    }
+}
+
+/// What the other end says of a protocol that it takes.
+async fn hear_taken(stream: &mut Stream, protocol: &str) -> std::io::Result<()> {
+    let mut heard = vec![0; 20 + 1 + protocol.len() + 1];
+    stream.read_exact(&mut heard).await
+}
+
+/// Sends a friend's shard there and back.
+async fn echo(friend: &Libp2pTransport, ours: &Libp2pTransport) {
+    let message = Message { head: Bytes::from_static(b"hello"), body: Bytes::from(vec![9; 300_000]) };
+    let answer = async {
+        let inbound = ours.accept().await.unwrap();
+        assert_eq!(inbound.from, friend.local_node(), "no request of the flood is whole");
+        inbound.reply.send(inbound.message);
+    };
+    let call = friend.call(ours.local_node(), message.clone(), LIMIT);
+    assert!(futures::join!(call, answer).0.unwrap() == message);
+}
+
+/// Opens streams without end; a friend is served meanwhile.
+async fn flood<C>(member: &Member<C>, friend: &Libp2pTransport, ours: &Libp2pTransport)
+where
+    C: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (before, mut peak) = (resident(), 0);
+    let mut held = VecDeque::new();
+    for number in 1..=FLOOD {
+        let mut stream = member.open("/datamesh/1").await;
+        stream.write_all(&BEGUN).await.unwrap();
+        if number % BATCH == 0 {
+            // Taken or reset: all before it has come.
+            let _ = hear_taken(&mut stream, "/datamesh/1").await;
+        }
+        held.push_back(stream);
+        if held.len() > HELD {
+            held.pop_front();
+        }
+        if number % 1000 == 0 {
+            echo(friend, ours).await;
+            peak = resident().max(peak);
+        }
+    }
+    let grown = peak.saturating_sub(before);
+    assert!(grown <= MOST, "{grown} bytes");
+    // Of those that are open, all but the limit are reset.
+    let most = Limits::default().streams_per_connection;
+    let mut ends: FuturesUnordered<_> = held
+        .into_iter()
+        .map(|mut stream| async move {
+            // However it ends.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        })
+        .collect();
+    while ends.len() > most {
+        ends.next().await.unwrap();
+    }
+}
+
+async fn run() {
+    let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    let ours = Libp2pTransport::open(config(1).listen(listen)).await.unwrap();
+    let friend = Libp2pTransport::open(config(2)).await.unwrap();
+    let address = ours.listen_addresses().remove(0);
+    friend.connect(address.clone(), LIMIT).await.unwrap();
+    for _ in 0..20 {
+        echo(&friend, &ours).await;
+    }
+
+    let (keys, mesh) = (Keypair::generate_ed25519(), MeshKey::from_bytes(MESH));
+    let private = noise::Config::new(&keys).unwrap().with_prologue(noise_prologue(&mesh.network_name()));
+    let mut transport = tcp::tokio::Transport::new(tcp::Config::default())
+        .upgrade(Version::V1Lazy)
+        .authenticate(Buffered { private, plain: None })
+        .multiplex(Yamux);
+    let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+    let dial = transport.dial(address.as_str().parse::<Multiaddr>().unwrap(), options).unwrap();
+    let (remote, muxer) = dial.await.unwrap();
+    let member = Member(RefCell::new(muxer));
+    let work = async {
+        let own = Own { peer: keys.public().to_peer_id(), keys: Arc::new(Keys::Mesh(KeyRing::of(mesh))) };
+        let mut stream = member.open(proof::PROTOCOL).await;
+        hear_taken(&mut stream, proof::PROTOCOL).await.unwrap();
+        proof::exchange(stream, Role::Dialler, &own, remote, &Gate::default()).await.unwrap();
+        flood(&member, &friend, &ours).await;
+    };
+    tokio::select! {
+        () = member.drive() => {}
+        () = work => {}
+    }
+    echo(&friend, &ours).await;
+    assert_eq!(ours.connected().len(), 2, "the member has lost no more than streams");
+}
+
+#[test]
+fn ten_thousand_streams_of_a_member() {
+    if std::env::var_os(ALONE).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(async { tokio::time::timeout(6 * LIMIT, run()).await.expect("it hangs") });
+    }
+    let (_, place) = module_path!().split_once("::").unwrap();
+    let name = format!("{place}::ten_thousand_streams_of_a_member");
+    let alone = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &name, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let said = [alone.stdout, alone.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    assert!(alone.status.success() && said.contains("1 passed"), "{said}");
+}
