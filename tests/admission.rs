@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use common::lab::{Dial, FaultyTransport};
+use common::parts::Lasting;
 use common::{PATIENCE, noise, run, until_alone, within};
 use datamesh::format::{Refusal, Reply, Request};
 use datamesh::ports::{Identity, Message, Timestamp, Transport};
@@ -163,12 +164,18 @@ fn who_is_revoked_is_refused_and_learns_nothing() {
     });
 }
 
-/// What a node answers to a request for its keys, of a node with this name and by no mesh.
-async fn ask_for_keys(network: &MemoryNetwork, name: NodeId, from: &Mesh, body: Bytes) -> (Reply, Bytes) {
+/// What a node answers to a request of a node with this name and by no mesh.
+async fn ask(
+    network: &MemoryNetwork,
+    name: NodeId,
+    from: &Mesh,
+    request: Request,
+    body: Bytes,
+) -> (Reply, Bytes) {
     let runtime = NativeRuntime::shared().unwrap();
     let transport = network.join(name, runtime).unwrap();
     transport.connect(from.addresses().remove(0), PATIENCE).await.unwrap();
-    let head = Request::Keys { generation: 0, name: [0; 32] }.encode();
+    let head = request.encode();
     let answer = transport.call(from.node_id(), Message { head, body }, PATIENCE).await.unwrap();
     transport.close().await;
     (Reply::decode(&answer.head).unwrap(), answer.body)
@@ -289,13 +296,40 @@ fn who_is_not_admitted_neither_learns_a_new_mesh_key_nor_changes_it() {
         let error = own.connect(nodes[1].addresses().remove(0), PATIENCE).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         for body in [Bytes::new(), forged.encode()] {
-            let (reply, told) = ask_for_keys(&network, identity(30).node_id(), &nodes[1], body).await;
+            let request = Request::Keys { generation: 0, name: [0; 32] };
+            let (reply, told) = ask(&network, identity(30).node_id(), &nodes[1], request, body).await;
             assert!(matches!(reply, Reply::Failed { refusal: Refusal::Denied, .. }), "{reply:?}");
             assert!(told.is_empty());
         }
         assert_eq!(nodes[..3].iter().map(key).collect::<Vec<_>>(), [new.clone(), new.clone(), new]);
         assert_eq!(key(&client), before, "a client needs a new ticket");
         client.shutdown().await.unwrap();
+    });
+}
+
+/// The disk is full when the epoch comes, from a person or from another node: it is kept when it comes again.
+#[test]
+fn an_epoch_that_was_not_kept_is_kept_when_it_comes_again() {
+    run(async {
+        for is_told in [false, true] {
+            let (network, mut admission, store) = (MemoryNetwork::new(), authority(1), Lasting::new());
+            let own = certificate(&admission, identity(0).node_id(), "zone-0");
+            let open = || node(&network, 0).storage(store.clone()).mesh_key(MeshKey::from_bytes([1; 32]));
+            let mesh = open().admission([admission.key()]).certificate(own).open().await.unwrap();
+            let epoch = admission.revoke(identity(5).node_id()).unwrap();
+            for is_full in [true, false] {
+                store.set_full(is_full);
+                let is_kept = if is_told {
+                    let (request, body) = (Request::Epoch { number: 0 }, epoch.encode());
+                    ask(&network, identity(6).node_id(), &mesh, request, body).await.0 == Reply::Done
+                } else {
+                    mesh.set_epoch(epoch.clone()).await.is_ok()
+                };
+                assert_eq!((is_kept, mesh.epoch()), (!is_full, Some(epoch.clone())), "{is_told}");
+            }
+            mesh.shutdown().await.unwrap();
+            assert_eq!(open().open().await.unwrap().epoch(), Some(epoch), "{is_told}");
+        }
     });
 }
 

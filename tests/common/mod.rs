@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper that fails fails its test")]
 
 pub(crate) mod lab;
+pub(crate) mod parts;
 
 use std::future::Future;
 use std::time::Duration;

@@ -30,7 +30,8 @@ impl Mesh {
         self.core().engine.peers.policy(|policy| policy.epoch().cloned())
     }
 
-    /// Takes a new epoch in, keeps it, and tells the others. One that is not newer changes nothing.
+    /// Takes a new epoch in, keeps it, and tells the others. The newest one that was seen is kept and told again; an
+    /// older one changes nothing.
     ///
     /// Who is not admitted any more is no member from now on: others get what it held, from others. So revoke at most
     /// as many nodes at a time as the redundancy bears, and wait for the margins. Who is revoked by name is cut off
@@ -44,11 +45,13 @@ impl Mesh {
     /// gossip.
     pub async fn set_epoch(&self, epoch: SignedEpoch) -> Result<()> {
         let (core, named) = (self.core(), |error: Error| error.with_operation("set epoch"));
-        if !core.take_epoch(&epoch).map_err(named)? {
+        let is_newer = core.take_epoch(&epoch).map_err(named)?;
+        // Also again: it may not have been kept, or told.
+        if !is_newer && self.epoch().as_ref() != Some(&epoch) {
             return Ok(());
         }
         // It counts already, also where a full disk does not keep it.
-        let kept = core.keep_epoch(&epoch).await;
+        let kept = core.keep_epoch().await;
         core.tell_epoch(&epoch).await;
         kept.map_err(named)
     }
@@ -148,8 +151,14 @@ impl Core {
         Ok(true)
     }
 
-    async fn keep_epoch(&self, epoch: &SignedEpoch) -> Result<()> {
-        self.node.storage().commit(Batch::new().put(Table::Node, EPOCH, epoch.encode())).await
+    /// Keeps the newest epoch that was seen, unless it is kept already.
+    pub(super) async fn keep_epoch(&self) -> Result<()> {
+        let Some(epoch) = self.engine.peers.policy(|policy| policy.epoch().cloned()) else { return Ok(()) };
+        let (storage, bytes) = (self.node.storage(), epoch.encode());
+        if storage.read_record(Table::Node, Bytes::from_static(EPOCH)).await?.as_ref() == Some(&bytes) {
+            return Ok(());
+        }
+        storage.commit(Batch::new().put(Table::Node, EPOCH, bytes)).await
     }
 
     /// Forgets members that are not admitted any more.
@@ -191,10 +200,12 @@ impl Core {
 
     async fn read_epoch(self: &Arc<Self>, bytes: &[u8]) -> Result<()> {
         let epoch = SignedEpoch::decode(bytes, &*self.engine.suite)?;
-        if !self.take_epoch(&epoch)? {
-            return Ok(());
+        let is_newer = self.take_epoch(&epoch)?;
+        // Also one that was told before: it may not have been kept.
+        let kept = self.keep_epoch().await;
+        if !is_newer {
+            return kept;
         }
-        let kept = self.keep_epoch(&epoch).await;
         let core = Arc::clone(self);
         self.tasks.start(async move { core.tell_epoch(&epoch).await })?;
         kept

@@ -398,6 +398,10 @@ impl Core {
             self.engine.runtime.sleep_about(GOSSIP_INTERVAL).await;
             self.expel();
             self.compare_routes();
+            // Whatever counts was to be kept when it came; a full disk may not have.
+            if let Err(error) = self.keep_epoch().await {
+                tracing::debug!(%error, "the newest epoch could not be kept");
+            }
             // As often as this, memory that a burst has left is given back.
             self.engine.buffers.trim();
             // A node that lost its disk hears of a record that it has forgotten, and whose clock was ahead of its own.
