@@ -265,6 +265,29 @@ mod between_processes {
         });
     }
 
+    /// A node that joined after a change has no first key that would name its mesh.
+    #[test]
+    fn a_node_that_lost_its_store_comes_back_with_its_secrets_and_a_ticket() {
+        run(async {
+            let place = Place::new(TransportPreference::NetworkOnly);
+            let mut nodes = place.nodes(2).await;
+            nodes[0].rotate_key(HOUR).await.unwrap();
+            nodes.push(place.join(2, &nodes[0].ticket().unwrap()).await.unwrap());
+            for lost in [1, 2] {
+                let name = nodes[lost].node_id();
+                nodes[lost].shutdown().await.unwrap();
+                let directory = place.home.path().join(lost.to_string());
+                std::fs::remove_dir_all(directory.join("volumes")).unwrap();
+                std::fs::remove_file(directory.join("records.redb")).unwrap();
+                assert_eq!(directory.join("mesh.key").exists(), lost == 1);
+                nodes[lost] = place.join(lost, &nodes[0].ticket().unwrap()).await.unwrap();
+                nodes[lost].wait_for_nodes(3, PATIENCE).await.unwrap();
+                assert_eq!(nodes[lost].node_id(), name);
+            }
+            shut(nodes).await;
+        });
+    }
+
     /// Who changes the key must be heard, or it would leave its mesh.
     #[test]
     fn a_node_that_reaches_nobody_does_not_change_the_key() {

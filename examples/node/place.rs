@@ -18,8 +18,7 @@ const SETTINGS: &str = "node.json";
 /// The ticket, while a node runs.
 const TICKET: &str = "ticket";
 
-/// The mesh key and the node's own key, which the library keeps there.
-const MESH_KEY: &str = "mesh.key";
+/// The node's own key, which the library keeps there.
 const IDENTITY: &str = "identity.key";
 
 /// Where a node listens that was not told.
@@ -131,7 +130,7 @@ pub(crate) async fn init(
     admission: Option<&Path>,
     output: Output,
 ) -> Result<()> {
-    if directory.join(MESH_KEY).exists() {
+    if is_node(directory) {
         let text = format!("{} is a node's directory already; run it", directory.display());
         return Err(Error::new(ErrorKind::AlreadyExists, text).into());
     }
@@ -189,9 +188,14 @@ fn tell(directory: &Path, node: datamesh::NodeId, needs_certificate: bool, outpu
     });
 }
 
+/// Whether a directory is a node's: its settings are written last.
+fn is_node(directory: &Path) -> bool {
+    directory.join(SETTINGS).exists()
+}
+
 /// What the node of a directory is to run with: what it is told now, and what it was told before.
 pub(crate) fn settings(directory: &Path, now: Settings) -> Result<Settings> {
-    if !directory.join(MESH_KEY).exists() {
+    if !is_node(directory) {
         let text =
             format!("{} is no node's directory; use `node init` or `node join` first", directory.display());
         return Err(invalid(&text).into());

@@ -10,7 +10,7 @@ use datamesh_crypto::{NodeIdentity, SecretKind, open_or_create_secret};
 
 use super::Builder;
 
-/// The file in the directory with the key that it was begun with; later ones are kept in the store.
+/// The file in the directory with the first key of the mesh, which names it; later ones are kept in the store.
 const MESH_KEY: &str = "mesh.key";
 
 impl Builder {
@@ -53,9 +53,9 @@ impl Builder {
             (None, Some(told)) => KeyRing::new(told),
             (None, None) => KeyRing::of(MeshKey::from_bytes(runtime.random()?)),
         };
-        // First: a later key in the file alone would not say which mesh it is of.
         ring.keep(storage).await?;
-        if let Some(path) = self.file(MESH_KEY) {
+        // A later key in the file would name another mesh where the store is lost.
+        if let Some(path) = self.file(MESH_KEY).filter(|_| ring.keys().are_first()) {
             let key = ring.current();
             let make = move || Ok(*key.as_bytes());
             runtime.compute(move || open_or_create_secret(SecretKind::MeshKey, path, make)).await??;
@@ -63,7 +63,7 @@ impl Builder {
         Ok(ring)
     }
 
-    /// The key that the directory was begun with, if it was.
+    /// The first key of the mesh, if the directory was begun with it.
     async fn read_key(&self, runtime: &Arc<dyn Runtime>) -> Result<Option<MeshKey>> {
         let Some(path) = self.file(MESH_KEY).filter(|path| path.exists()) else { return Ok(None) };
         let make = || Err(Error::new(ErrorKind::Io, "the mesh key file has gone while it was opened"));
