@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use common::lab::{Dial, FaultyTransport};
-use common::parts::Lasting;
+use common::parts::{Lasting, Shifted};
 use common::{PATIENCE, noise, run, until_alone, within};
 use datamesh::format::{Refusal, Reply, Request};
 use datamesh::ports::{Identity, Message, Timestamp, Transport};
@@ -195,7 +195,8 @@ fn who_is_revoked_and_connected_is_refused_each_request() {
             builder.capacity(CAPACITY).certificate(own).admission([admission.key()]).open().await.unwrap();
         let revoked = identity(30).node_id();
         mesh.set_epoch(admission.revoke(revoked).unwrap()).await.unwrap();
-        let (reply, told) = ask_for_keys(&network, revoked, &mesh, Bytes::new()).await;
+        let request = Request::Keys { generation: 0, name: [0; 32] };
+        let (reply, told) = ask(&network, revoked, &mesh, request, Bytes::new()).await;
         assert!(matches!(reply, Reply::Failed { refusal: Refusal::Denied, .. }), "{reply:?}");
         assert!(told.is_empty());
     });
@@ -285,12 +286,13 @@ fn who_is_not_admitted_neither_learns_a_new_mesh_key_nor_changes_it() {
         assert_ne!(new, before);
         assert_eq!(nodes[..3].iter().map(key).collect::<Vec<_>>(), [new.clone(), new.clone(), new.clone()]);
         // It believes that it is admitted, and nobody listens to it.
-        nodes[3].rotate_key(hour).await.unwrap();
+        let error = nodes[3].rotate_key(hour).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
         nodes[3].shutdown().await.unwrap();
         // Neither under its own name, which gets no connection, nor under one that has no certificate is anybody told, or
         // heard.
         let forged = MeshKeys::first(before.clone());
-        let forged = forged.next(MeshKey::from_bytes([9; 32]), Timestamp(u64::MAX)).unwrap();
+        let forged = forged.next(MeshKey::from_bytes([9; 32]), Timestamp(u64::MAX), Timestamp(0)).unwrap();
         let forged = MeshKeys { generation: 99, ..forged };
         let own = network.join(revoked, NativeRuntime::shared().unwrap()).unwrap();
         let error = own.connect(nodes[1].addresses().remove(0), PATIENCE).await.unwrap_err();
@@ -330,6 +332,22 @@ fn an_epoch_that_was_not_kept_is_kept_when_it_comes_again() {
             mesh.shutdown().await.unwrap();
             assert_eq!(open().open().await.unwrap().epoch(), Some(epoch), "{is_told}");
         }
+    });
+}
+
+#[test]
+fn a_certificate_that_has_ended_does_not_count_again_when_the_clock_goes_back() {
+    run(async {
+        let (network, admission, clock) = (MemoryNetwork::new(), authority(1), Shifted::by(0));
+        let own = certificate(&admission, identity(0).node_id(), "zone-0");
+        let mesh = node(&network, 0).runtime(clock.clone()).admission([admission.key()]).certificate(own);
+        let mesh = mesh.open().await.unwrap();
+        let again = certificate(&admission, identity(0).node_id(), "zone-1");
+        clock.set(2 * 3_600_000);
+        assert_eq!(mesh.set_certificate(again.clone()).await.unwrap_err().kind(), ErrorKind::AccessDenied);
+        clock.set(0);
+        assert_eq!(mesh.set_certificate(again).await.unwrap_err().kind(), ErrorKind::AccessDenied);
+        mesh.shutdown().await.unwrap();
     });
 }
 

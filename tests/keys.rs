@@ -5,8 +5,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::{PATIENCE, memory_mesh, run, within};
-use datamesh::{ErrorKind, Event, Events, Mesh, MeshKey};
+use common::parts::{Lasting, Shifted};
+use common::{PATIENCE, memory_mesh, memory_mesh_on, run, within};
+use datamesh::ports::Storage;
+use datamesh::{ErrorKind, Event, Events, KeyRing, MemoryNetwork, Mesh, MeshKey};
 use futures::StreamExt;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -70,6 +72,50 @@ fn changes_at_once_converge() {
         let before = key(&nodes[0]);
         futures::future::join_all(nodes.iter().map(|node| node.rotate_key(HOUR))).await;
         assert_ne!(until_all_have_one_key(&nodes).await, before);
+    });
+}
+
+/// What a node has seen end stays ended, also when it is opened again and its clock has gone back.
+#[test]
+fn a_node_keeps_that_a_key_has_ended() {
+    run(async {
+        let (network, store) = (MemoryNetwork::new(), Lasting::new());
+        let nodes = memory_mesh_on(&network, 1).await;
+        let identity = || datamesh::NodeIdentity::from_secret([9; 32]);
+        let open = || datamesh::builder().network(&network).capacity(1 << 40).identity(identity());
+        let ticket = nodes[0].ticket().unwrap();
+        let node = open().storage(store.clone()).join(ticket).open().await.unwrap();
+        nodes[0].wait_for_nodes(2, PATIENCE).await.unwrap();
+        nodes[0].rotate_key(HOUR).await.unwrap();
+        assert_eq!(key(&node), key(&nodes[0]));
+        node.shutdown().await.unwrap();
+        let earlier = async || {
+            let kept = KeyRing::kept(&store as &dyn datamesh::ports::DynStorage).await.unwrap().unwrap();
+            kept.earlier.unwrap().len()
+        };
+        assert_eq!(earlier().await, 1);
+        for (clock, known) in [(0, 1), (7_200_000, 0), (0, 0)] {
+            let runtime = Shifted::by(clock);
+            open().storage(store.clone()).runtime(runtime).open().await.unwrap().shutdown().await.unwrap();
+            assert_eq!(earlier().await, known, "{clock}");
+        }
+        Storage::close(&store).await.unwrap();
+    });
+}
+
+#[test]
+fn a_node_whose_clock_is_behind_does_not_change_the_key() {
+    run(async {
+        let network = MemoryNetwork::new();
+        let nodes = memory_mesh_on(&network, 2).await;
+        let behind = datamesh::builder().network(&network).capacity(1 << 40).runtime(Shifted::by(-3_600_000));
+        let behind = behind.join(nodes[0].ticket().unwrap()).open().await.unwrap();
+        behind.wait_for_nodes(3, PATIENCE).await.unwrap();
+        let error = behind.rotate_key(HOUR).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.to_string().contains("clock"), "{error}");
+        assert_eq!(behind.metrics().key_generation, 0);
+        behind.rotate_key(3 * HOUR).await.unwrap();
     });
 }
 
@@ -196,13 +242,14 @@ mod between_processes {
             let kept = nodes[2].put(noise(300_000, 2)).await.unwrap().capability;
             nodes.remove(2).shutdown().await.unwrap();
             nodes[0].rotate_key(HOUR).await.unwrap();
+            nodes[0].rotate_key(HOUR).await.unwrap();
             let new = key(&nodes[0]);
 
-            // It has the old key only, and is let in with it.
+            // It has the oldest key only, and is let in with it.
             let back = place.builder(2).open().await.unwrap();
             let mut events = back.events();
             if key(&back) != new {
-                change(&mut events, 1).await;
+                change(&mut events, 2).await;
             }
             assert_eq!(key(&back), new);
             back.wait_for_nodes(3, PATIENCE).await.unwrap();
@@ -288,7 +335,7 @@ mod between_processes {
         });
     }
 
-    /// Who changes the key must be heard, or it would leave its mesh.
+    /// Who changes the key must be heard by a member, or it would leave its mesh.
     #[test]
     fn a_node_that_reaches_nobody_does_not_change_the_key() {
         run(async {
@@ -304,9 +351,13 @@ mod between_processes {
             };
             within(PATIENCE, left).await;
             let before = key(&nodes[0]);
+            // A client hears it, but it does not stay.
+            let client = place.builder(5).capacity(0).join(nodes[0].ticket().unwrap()).open().await.unwrap();
+            assert_eq!(nodes[0].metrics().connected_peers, 1);
             let error = nodes[0].rotate_key(HOUR).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
             assert_eq!(key(&nodes[0]), before);
+            client.shutdown().await.unwrap();
             shut(nodes).await;
         });
     }

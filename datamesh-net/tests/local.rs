@@ -105,15 +105,15 @@ fn strangers_on_the_socket_learn_nothing() {
         let limits = limits(|limits| (limits.handshake, limits.pending_connections) = (handshake, 8));
         let ours = LocalTransport::open(config(home.path(), 1, 7).limits(limits)).await.unwrap();
         let socket = only_socket(home.path());
-        let hello = [[2, 1, 0, 0].as_slice(), &[5; 64]].concat();
+        let hello = [[3, 1, 0, 0].as_slice(), &[5; 160]].concat();
         // What each says, whether that may become a greeting yet, and how many bytes it is answered.
         let said = [
             (vec![], true, 0),
             (vec![1], true, 0),
             (b"GET / HTTP/1.1\r\n\r\n".to_vec(), false, 0),
             (vec![0xff; 5000], false, 0),
-            ([[1, 1, 0, 0].as_slice(), &[5; 64]].concat(), false, 0),
-            ([[2, 3, 0, 0].as_slice(), &[5; 64]].concat(), false, 0),
+            ([[2, 1, 0, 0].as_slice(), &[5; 160]].concat(), false, 0),
+            ([[3, 3, 0, 0].as_slice(), &[5; 160]].concat(), false, 0),
             (hello.clone(), false, 33),
             ([hello, vec![0; 5000]].concat(), false, 33),
         ];
@@ -151,7 +151,7 @@ fn a_listener_without_the_key_learns_nothing() {
         let trap = UnixListener::bind(place).unwrap();
         let heard = std::thread::spawn(move || {
             let (mut socket, _) = trap.accept().unwrap();
-            let mut hello = [0; 68];
+            let mut hello = [0; 164];
             socket.read_exact(&mut hello).unwrap();
             socket.write_all(&[[8; 32].as_slice(), &[0]].concat()).unwrap();
             let mut proof = [0; 32];
@@ -166,7 +166,7 @@ fn a_listener_without_the_key_learns_nothing() {
         assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error:?}");
         let (hello, rest) = heard.join().unwrap();
         assert!(rest.is_empty(), "it was told {} bytes more", rest.len());
-        assert_eq!(hello[..4], [2, 1, 0, 0]);
+        assert_eq!(hello[..4], [3, 1, 0, 0]);
     });
 }
 

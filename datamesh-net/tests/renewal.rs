@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use common::keys::{Keys, Suite};
 use common::nodes::{LIMIT, QUIC, TCP, echo, event, route};
 use common::run;
-use datamesh_core::format::{MeshKey, MeshKeys};
+use datamesh_core::format::MeshKey;
 use datamesh_core::ports::{Timestamp, Transport, TransportEvent};
 use datamesh_core::{ErrorKind, KeyRing};
 use datamesh_net::libp2p::{Libp2pConfig, Libp2pTransport};
@@ -50,7 +50,7 @@ async fn the_key_changes<T: Transport>(nodes: [T; 3], rings: [KeyRing; 3]) {
     echo(third, first).await;
 
     let until = Timestamp(now() + OVERLAP);
-    let keys = rings[0].keys().next(MeshKey::from_bytes([8; 32]), until).unwrap();
+    let keys = rings[0].keys().next(MeshKey::from_bytes([8; 32]), until, Timestamp(0)).unwrap();
     assert!(rings[0].replace(keys.clone()));
     echo(first, second).await;
     assert!(rings[1].replace(keys));
@@ -120,9 +120,9 @@ fn the_key_changes_on_this_machine() {
 #[test]
 fn the_old_key_opens_until_it_ends() {
     run(async {
-        let keys = ring().keys().next(MeshKey::from_bytes([8; 32]), Timestamp(u64::MAX)).unwrap();
-        let ended = ring().keys().next(MeshKey::from_bytes([8; 32]), Timestamp(now() - 1)).unwrap();
-        let newest = MeshKeys { previous: None, ..keys.clone() };
+        let until = |until| ring().keys().next(MeshKey::from_bytes([8; 32]), Timestamp(until), Timestamp(0));
+        let [keys, ended] = [u64::MAX, now() - 1].map(|moment| until(moment).unwrap());
+        let newest = keys.clone().without_earlier();
         let during = over_network(1, KeyRing::new(keys), TCP).await;
         let after = over_network(2, KeyRing::new(ended), TCP).await;
         let [old, new] =

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datamesh_core::format::Entry;
-use datamesh_core::ports::{DynStorage, Runtime, Timestamp};
+use datamesh_core::ports::{DynStorage, Runtime};
 use datamesh_core::{Error, ErrorKind, KeyRing, MeshKey, MeshKeys, Result, Ticket};
 use datamesh_crypto::{NodeIdentity, SecretKind, open_or_create_secret};
 
@@ -79,7 +79,7 @@ impl Builder {
         kept: Option<&MeshKeys>,
     ) -> Result<Option<MeshKeys>> {
         let is_of_kept = |network| kept.is_none_or(|kept| kept.network == network);
-        let is_kept = |key| kept.is_some_and(|kept| kept.accepted(Timestamp(0)).contains(key));
+        let is_kept = |key| kept.is_some_and(|kept| kept.contains(key));
         if !self.ticket.as_ref().is_none_or(|ticket| is_of_kept(*ticket.network()))
             || !self.mesh_key.as_ref().is_none_or(|key| is_kept(key) || is_of_kept(key.network_name()))
         {

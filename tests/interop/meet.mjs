@@ -38,7 +38,7 @@ try {
   assert.equal(told.signedPeerRecord, undefined)
   const observed = told.observedAddr?.toString()
   const protocols = [...told.protocols].sort()
-  const known = ['/datamesh/1', '/datamesh/proof/4', '/ipfs/id/1.0.0', '/ipfs/id/push/1.0.0', '/ipfs/ping/1.0.0']
+  const known = ['/datamesh/1', '/datamesh/proof/5', '/ipfs/id/1.0.0', '/ipfs/id/push/1.0.0', '/ipfs/ping/1.0.0']
   assert.deepEqual(protocols, known)
 
   const roundTrip = await peer.services.ping.ping(connection.remoteAddr, { signal })
@@ -48,7 +48,7 @@ try {
   // is the first step of a proof, for a key that nobody has; the answer is a nonce, and that the key is not known.
   const [requests, proof] = await Promise.all([
     refused(connection, '/datamesh/1', frame(), signal),
-    refused(connection, '/datamesh/proof/4', new Uint8Array(72), signal)
+    refused(connection, '/datamesh/proof/5', new Uint8Array(168), signal)
   ])
   assert.equal(requests, 0, 'a request of a stranger was answered')
   assert.equal(proof, 33, 'a stranger was shown more than a nonce, or nothing was')

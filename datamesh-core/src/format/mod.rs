@@ -33,7 +33,7 @@ pub use layout::{
     Layout, MAX_LAYOUT_LEN, MAX_SEGMENTS_OF_EXTENT, PlacementKey, segments_per_extent, shard_len,
 };
 pub use manifest::{Extents, MAX_EXTENTS, MAX_MANIFEST_LEN, Manifest, ManifestPublic, segment_count};
-pub use mesh_keys::{MAX_MESH_KEYS_LEN, MeshKeys, PreviousKey};
+pub use mesh_keys::{EarlierKey, MAX_EARLIER_KEYS, MAX_GENERATION, MAX_MESH_KEYS_LEN, MeshKeys};
 pub use message::{
     MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, MAX_RECORDS_OF_MESSAGE, MAX_REFUSAL_TEXT_LEN, MAX_REMOVALS,
     MAX_SURVEYED, Possession, Refusal, Removed, Reply, Request,

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::admission::{AdmissionKey, MAX_ADMISSION_KEYS};
 use crate::format::cbor::{Reader, Unknown, Writer};
 use crate::format::keys::{context, derive, secrets};
-use crate::format::mesh_keys::MeshKeys;
+use crate::format::mesh_keys::{MAX_GENERATION, MeshKeys};
 use crate::format::record::{read_addresses, write_addresses};
 use crate::format::text::{from_text, invalid, to_text, wrong_prefix};
 use crate::ports::{Address, MAX_ADDRESS_LEN, Timestamp};
@@ -65,7 +65,7 @@ pub struct Invitation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Entry {
-    /// The mesh key itself, which lets in for as long as it is accepted; the key before it is no part of a ticket.
+    /// The mesh key itself, which lets in for as long as it is accepted; those before it are no part of a ticket.
     Key(MeshKeys),
     /// What a member gives the mesh key for, until a certain moment.
     Invitation(Invitation),
@@ -137,7 +137,7 @@ impl Ticket {
         }
         match &self.entry {
             // Of the first key all the rest follows.
-            Entry::Key(keys) if keys.clone().without_previous().are_first() => {}
+            Entry::Key(keys) if keys.are_first() => {}
             Entry::Key(keys) => {
                 writer.bytes(4, &keys.network);
                 writer.uint(7, keys.generation);
@@ -177,12 +177,13 @@ impl FromStr for Ticket {
             Vec::new()
         };
         let entry = match key {
-            Some(key) if reader.has(4)? => Entry::Key(MeshKeys {
-                network: reader.array(4, "network")?,
-                generation: reader.uint(7, "generation")?,
-                current: key,
-                previous: None,
-            }),
+            Some(key) if reader.has(4)? => {
+                let (network, generation) = (reader.array(4, "network")?, reader.uint(7, "generation")?);
+                if generation > MAX_GENERATION {
+                    return Err(reader.malformed("its generation is higher than any"));
+                }
+                Entry::Key(MeshKeys::told(network, generation, key))
+            }
             Some(key) => Entry::Key(MeshKeys::first(key)),
             None => Entry::Invitation(Invitation {
                 network: reader.array(4, "network")?,

@@ -109,7 +109,7 @@ impl Core {
                 kept.map(|bytes| SignedCertificate::decode(&bytes, suite)).transpose()?
             }
         };
-        let (local, now) = (self.engine.peers.local(), self.engine.runtime.wall_time());
+        let (local, now) = (self.engine.peers.local(), self.engine.peers.wall_time());
         let is_admitted = certificate.as_ref().is_some_and(|one| policy.accepts(one, &local, now));
         if !self.own.is_client() && !is_admitted {
             let text = "this mesh admits those who hold data by certificate, and this node has none that counts; ask for one \
@@ -124,7 +124,7 @@ impl Core {
     }
 
     async fn take_certificate(self: &Arc<Self>, certificate: SignedCertificate) -> Result<()> {
-        let (local, now) = (self.engine.peers.local(), self.engine.runtime.wall_time());
+        let (local, now) = (self.engine.peers.local(), self.engine.peers.wall_time());
         if !self.engine.peers.policy(|policy| policy.accepts(&certificate, &local, now)) {
             let text =
                 "the certificate does not count: it is of another node or key, has ended, or was revoked";

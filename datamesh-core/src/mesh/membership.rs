@@ -399,8 +399,8 @@ impl Core {
             self.expel();
             self.compare_routes();
             // Whatever counts was to be kept when it came; a full disk may not have.
-            if let Err(error) = self.keep_epoch().await {
-                tracing::debug!(%error, "the newest epoch could not be kept");
+            if let Err(error) = self.keep_epoch().await.and(self.keep_keys().await) {
+                tracing::debug!(%error, "the newest epoch or mesh key could not be kept");
             }
             // As often as this, memory that a burst has left is given back.
             self.engine.buffers.trim();

@@ -259,7 +259,7 @@ impl Mesh {
         if addresses.is_empty() {
             return refuse("nobody listens on this mesh; open it with an address to listen on");
         }
-        let entry = Entry::Key(ring.keys().without_previous());
+        let entry = Entry::Key(ring.keys().without_earlier());
         Ok(Ticket { entry, addresses, admission: self.admission_keys() })
     }
 

@@ -1,7 +1,7 @@
 //! Whom this node can ask, and how the asking goes: members, liveness, timing, one call at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::node::Node;
 use crate::placement::{CallClass, Member, MemberTable, Merge, PeerTiming, slow_ones, without_slow};
 use crate::planted::{Bug, is_active};
 use crate::ports::{
-    DynTransport, Instant, Message, PeerRoute, Reach, Reached, Redundancy, Runtime, Way, WayStatus,
+    DynTransport, Instant, Message, PeerRoute, Reach, Reached, Redundancy, Runtime, Timestamp, Way, WayStatus,
 };
 
 /// Messages of fewer bytes say more of the latency of a link than of what it carries.
@@ -37,6 +37,8 @@ pub(crate) struct Peers {
     transports: Vec<Arc<dyn DynTransport>>,
     runtime: Arc<dyn Runtime>,
     state: Mutex<State>,
+    /// The latest wall time that was seen, in milliseconds.
+    latest: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -123,12 +125,19 @@ impl Peers {
             policy: Policy::default(),
             distrusted: BTreeSet::new(),
         };
-        Self { local, node, transports, runtime, state: Mutex::new(state), closed: AtomicBool::new(false) }
+        let (latest, closed) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { local, node, transports, runtime, state: Mutex::new(state), latest, closed }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is complete in itself, so a panic elsewhere leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The latest wall time that was seen: a certificate that has ended does not count again when the clock goes back.
+    pub(crate) fn wall_time(&self) -> Timestamp {
+        let now = self.runtime.wall_time().0;
+        Timestamp(self.latest.fetch_max(now, Ordering::Relaxed).max(now))
     }
 
     /// Ends every later call with `Closed`.
@@ -349,7 +358,7 @@ impl Peers {
 
     /// Takes a member's record in and says what changed.
     pub(crate) fn merge(&self, record: SignedRecord) -> Merge {
-        let now = self.runtime.wall_time();
+        let now = self.wall_time();
         let mut state = self.state();
         if state.policy.admits(record.record(), now) { state.table.merge(record) } else { Merge::Refused }
     }
@@ -366,7 +375,7 @@ impl Peers {
 
     /// Forgets the members that are admitted no more, and names them.
     pub(crate) fn expel(&self) -> Vec<NodeId> {
-        let now = self.runtime.wall_time();
+        let now = self.wall_time();
         let mut state = self.state();
         let records = state.table.records().map(SignedRecord::record);
         let expelled: Vec<NodeId> =
@@ -411,7 +420,7 @@ impl Peers {
 
     /// Whether a node is one of those whose certificate counts now; any node, where the mesh asks for none.
     pub(crate) fn is_admitted(&self, node: &NodeId) -> bool {
-        let now = self.runtime.wall_time();
+        let now = self.wall_time();
         let state = self.state();
         let record = state.table.record(node).map(SignedRecord::record);
         !state.policy.is_on() || record.is_some_and(|record| state.policy.admits(record, now))

@@ -113,7 +113,7 @@ fn text_forms() {
     let invitation = ticket().until(datamesh_core::ports::Timestamp(1_800_000_000_000)).unwrap();
     let golden = pin("invitation.txt", &invitation.to_text());
     assert_eq!(golden.parse::<Ticket>().unwrap(), invitation);
-    let later = Ticket { entry: Entry::Key(mesh_keys().without_previous()), ..ticket() };
+    let later = Ticket { entry: Entry::Key(mesh_keys().without_earlier()), ..ticket() };
     let golden = pin("ticket_later.txt", &later.to_text());
     assert_eq!(golden.parse::<Ticket>().unwrap(), later);
     assert_eq!(later.network(), ticket().network());

@@ -127,8 +127,8 @@ pub(crate) fn ticket() -> Ticket {
 /// The keys of the ticket's mesh after two changes.
 pub(crate) fn mesh_keys() -> MeshKeys {
     let [first, second, third] = [0x80, 0xa0, 0xc0].map(|byte| MeshKey::from_bytes(counted(byte)));
-    let until = Timestamp(1_800_000_000_000);
-    MeshKeys::first(first).next(second, until).unwrap().next(third, until).unwrap()
+    let [now, until, later] = [0, 1_800_000_000_000, 1_800_000_600_000].map(Timestamp);
+    MeshKeys::first(first).next(second, until, now).unwrap().next(third, later, now).unwrap()
 }
 
 pub(crate) fn record() -> SignedRecord {

@@ -307,7 +307,8 @@ mod tests {
         let said = Announcement { ports: vec![ListensOn::Tcp(1)] };
         let packet = |key| said.encode(&AnnouncementKey::derive(key), [3; 16]);
         let hears = |ends: u64, key| {
-            let keys = MeshKeys::first(first.clone()).next(second.clone(), Timestamp(ends)).unwrap();
+            let keys =
+                MeshKeys::first(first.clone()).next(second.clone(), Timestamp(ends), Timestamp(0)).unwrap();
             understand(&packet(key), &KeyRing::new(keys)).is_some()
         };
         assert!(hears(u64::MAX, &first) && hears(u64::MAX, &second) && hears(0, &second));

@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datamesh_core::KeyRing;
-use datamesh_core::format::{Invitation, MeshKey, MeshKeys};
+use datamesh_core::format::{Invitation, MAX_GENERATION, MeshKey, MeshKeys};
 use datamesh_core::ports::Timestamp;
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::PeerId;
@@ -18,7 +18,7 @@ use super::gate::Gate;
 use crate::wire::keys::{KeyName, MAX_KEYS, now};
 
 /// The name of the stream protocol on which the proof is exchanged.
-pub(super) const PROTOCOL: &str = "/datamesh/proof/4";
+pub(super) const PROTOCOL: &str = "/datamesh/proof/5";
 
 const PROOF_CONTEXT: &str = "datamesh v1 network proof of the mesh key";
 const PROLOGUE_CONTEXT: &str = "datamesh v1 network noise prologue";
@@ -120,6 +120,7 @@ impl Keys {
     /// What a listener accepts of a dialler with an invitation until then, or of one with a mesh key; the newest first.
     fn wanted(&self, expires: u64, now: Timestamp) -> Result<Vec<Candidate>, String> {
         let ring = self.ring().ok_or("a node with an invitation lets nobody in")?;
+        let now = ring.latest(now);
         if expires != 0 && expires < now.0 {
             return Err("its invitation has ended".into());
         }
@@ -144,7 +145,10 @@ impl Keys {
             return Err("it gave a key that the invitation is not of".into());
         }
         let generation = generation.try_into().map_or(0, u64::from_le_bytes);
-        let keys = MeshKeys { network: invitation.network, generation, current: key, previous: None };
+        if generation > MAX_GENERATION {
+            return Err("it gave a mesh key of a generation higher than any".into());
+        }
+        let keys = MeshKeys::told(invitation.network, generation, key);
         *learned.lock().unwrap_or_else(PoisonError::into_inner) = Some(keys);
         Ok(())
     }
@@ -402,7 +406,7 @@ mod tests {
         let until = Timestamp(now().0.saturating_add_signed(left));
         let mut keys = MeshKeys::first(key(bytes[0]));
         for byte in &bytes[1..] {
-            keys = keys.next(key(*byte), until).unwrap();
+            keys = keys.next(key(*byte), until, Timestamp(0)).unwrap();
         }
         Arc::new(Keys::Mesh(KeyRing::new(keys)))
     }
@@ -448,7 +452,8 @@ mod tests {
         let nonce = nonce().unwrap();
         let ends = Ends { dialler, listener: asked_by };
         let hint = ProofKey::derive(key(1).as_bytes()).hint(ends, &nonce);
-        let asked: Vec<u8> = nonce.into_iter().chain([0; 8]).chain(hint).chain([0; HINT_LEN]).collect();
+        let asked: [u8; ASKED_LEN] = filled(nonce.into_iter().chain([0; 8]).chain(hint));
+        let asked = asked.to_vec();
         let picked = |listener, dialler| {
             let (mut to_listener, from_dialler) = pipe();
             let (to_dialler, mut from_listener) = pipe();
@@ -476,10 +481,13 @@ mod tests {
         assert_eq!(proved(&during, &after, None), with(2));
         assert_eq!(proved(&after, &during, None), with(2));
         assert_eq!([prove(&before, &after, None), prove(&after, &before, None)], [[false; 2]; 2]);
-        // One is a change ahead of the other.
+        // One is a change ahead of the other, or as many as there may be.
         let ahead = changed(&[1, 2, 3], HOUR);
         assert_eq!([proved(&ahead, &during, None), proved(&during, &ahead, None)], [with(2), with(2)]);
-        assert_eq!(prove(&ahead, &before, None), [false, false]);
+        let far = changed(&[1, 2, 3, 4, 5, 6, 7, 8], HOUR);
+        for ahead in [ahead, far] {
+            assert_eq!([proved(&ahead, &before, None), proved(&before, &ahead, None)], [with(1), with(1)]);
+        }
     }
 
     #[test]
@@ -495,6 +503,19 @@ mod tests {
         let old = invited(1, later);
         assert_eq!(prove(&old, &changed(&[1, 2], -1), None), [false, false]);
         assert_eq!(old.learned(), None, "it ends with the key");
+    }
+
+    #[test]
+    fn what_has_ended_opens_nothing_when_the_clock_goes_back() {
+        let [keys, later] = [changed(&[1, 2], HOUR), changed(&[1, 2], HOUR)];
+        let until = now().0 + HOUR as u64;
+        let guest = invited(2, until);
+        let after = Timestamp(now().0 + 2 * HOUR as u64);
+        assert_eq!(later.ring().unwrap().latest(after), after);
+        assert_eq!([prove(&mesh(1), &keys, None), prove(&guest, &keys, None)], [[true; 2]; 2]);
+        let guest = invited(2, until);
+        assert_eq!([prove(&mesh(1), &later, None), prove(&guest, &later, None)], [[false; 2]; 2]);
+        assert_eq!(prove(&mesh(2), &later, None), [true; 2]);
     }
 
     #[test]
@@ -516,6 +537,10 @@ mod tests {
         // Guests do not let guests in, nor take another key than the one that they were invited with.
         assert_eq!(prove(&invited(1, later), &invited(1, later), None), [false, false]);
         assert!(invited(1, later).learn(&[2; GIVEN_LEN]).is_err());
+        // Nor one that no change could come after.
+        let mut given = [0xff; GIVEN_LEN];
+        given[..32].copy_from_slice(&[1; 32]);
+        assert!(invited(1, later).learn(&given).is_err());
     }
 
     /// A pipe of chunks, closed when its writer is dropped.

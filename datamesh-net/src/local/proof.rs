@@ -1,8 +1,8 @@
 //! The proof that both ends of a connection know the mesh key and are the nodes that they say.
 //!
 //! First the mesh key is proved both ways, over fresh nonces and with no name of a node said; then each end names
-//! itself and signs what was said. While the mesh key changes, the dialler has two: it says which by keyed hashes of
-//! its nonce, and the listener picks. Whoever cannot prove the mesh key has seen random bytes, and from a node that
+//! itself and signs what was said. While the mesh key changes, the dialler has several: it says which by keyed hashes
+//! of its nonce, and the listener picks. Whoever cannot prove the mesh key has seen random bytes, and from a node that
 //! dialled it keyed hashes of such bytes.
 
 use std::io;
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::wire::REVOKED;
 use crate::wire::keys::{KeyName, MAX_KEYS, now};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const NONCE_LEN: usize = 32;
 
 /// The length of what says which key is meant: enough that no two keys share one.

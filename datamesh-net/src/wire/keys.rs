@@ -3,15 +3,15 @@
 use std::time::SystemTime;
 
 use datamesh_core::KeyRing;
-use datamesh_core::format::MeshKey;
+use datamesh_core::format::{MAX_EARLIER_KEYS, MeshKey};
 use datamesh_core::ports::Timestamp;
 use tokio::time::Instant;
 
 /// The public name of a mesh key, by which a connection remembers what it was proved with.
 pub(crate) type KeyName = [u8; 32];
 
-/// The keys that a proof names: a mesh has two while its key changes.
-pub(crate) const MAX_KEYS: usize = 2;
+/// The keys that a proof names: a mesh has several while its key changes.
+pub(crate) const MAX_KEYS: usize = MAX_EARLIER_KEYS + 1;
 
 /// Milliseconds since the Unix epoch; 0 on a machine whose clock is before it, where nothing has ended.
 pub(crate) fn now() -> Timestamp {
