@@ -124,7 +124,8 @@ mod between_processes {
     use std::time::SystemTime;
 
     use datamesh::ports::Timestamp;
-    use datamesh::{Builder, Ticket, TransportPreference};
+    use datamesh::store::{DiskOptions, DiskStore};
+    use datamesh::{Builder, MeshKeys, Ticket, TransportPreference};
     use tempfile::TempDir;
 
     use super::common::noise;
@@ -331,6 +332,41 @@ mod between_processes {
                 nodes[lost].wait_for_nodes(3, PATIENCE).await.unwrap();
                 assert_eq!(nodes[lost].node_id(), name);
             }
+            shut(nodes).await;
+        });
+    }
+
+    /// It changed the key, and nobody heard of that before the old one ended.
+    #[test]
+    fn a_node_that_alone_has_a_newer_key_rejoins() {
+        run(async {
+            let place = Place::new(TransportPreference::NetworkOnly);
+            let mut nodes = place.nodes(3).await;
+            let kept = nodes[2].put(noise(300_000, 4)).await.unwrap().capability;
+            let alone = nodes.remove(2);
+            alone.shutdown().await.unwrap();
+            let ended = Timestamp(now().0 - 1);
+            let keys = MeshKeys::first(key(&nodes[0]));
+            let keys = keys.next(MeshKey::from_bytes([9; 32]), ended, Timestamp(0)).unwrap();
+            let store = DiskStore::open(place.home.path().join("2"), DiskOptions::default()).unwrap();
+            KeyRing::new(keys).keep(&store).await.unwrap();
+            Storage::close(&store).await.unwrap();
+            drop(store);
+
+            let ticket = nodes[0].ticket().unwrap();
+            let lost = place.join(2, &ticket).await.unwrap();
+            let refused = lost.ping(nodes[0].node_id()).await.unwrap_err();
+            assert!(refused.to_string().contains("rejoin"), "{refused}");
+            lost.shutdown().await.unwrap();
+            let back = place.builder(2).rejoin(ticket).open().await.unwrap();
+            back.wait_for_nodes(3, PATIENCE).await.unwrap();
+            assert_eq!((back.node_id(), key(&back)), (alone.node_id(), key(&nodes[0])));
+            assert_eq!(back.get(&kept).await.unwrap(), noise(300_000, 4));
+            back.shutdown().await.unwrap();
+            // That is kept.
+            let back = place.builder(2).open().await.unwrap();
+            back.wait_for_nodes(3, PATIENCE).await.unwrap();
+            back.shutdown().await.unwrap();
             shut(nodes).await;
         });
     }

@@ -143,6 +143,9 @@ enum Command {
     Join {
         /// Made where there is none
         directory: PathBuf,
+        /// Take the ticket's key in place of a newer one that no other node knows
+        #[arg(long)]
+        rejoin: bool,
         #[command(flatten)]
         told: Told,
     },
@@ -250,8 +253,8 @@ async fn run(arguments: Arguments, output: Output) -> Result<()> {
             let overlap = Duration::from_secs(overlap);
             client::close(&mesh, admit::rotate_key(&mesh, overlap, output).await).await
         }
-        Command::Join { directory, told } => {
-            place::join(&directory, told.into(), find_ticket(ticket, None)?, output).await
+        Command::Join { directory, rejoin, told } => {
+            place::join(&directory, told.into(), find_ticket(ticket, None)?, rejoin, output).await
         }
         Command::Run { directory, bootstrap, found, certificate, told } => {
             let builder = place::settings(&directory, told.into())?.builder(&directory);

@@ -152,10 +152,18 @@ pub(crate) async fn init(
 }
 
 /// Makes a directory a node of a mesh, whose members it then knows.
-pub(crate) async fn join(directory: &Path, settings: Settings, ticket: Ticket, output: Output) -> Result<()> {
+pub(crate) async fn join(
+    directory: &Path,
+    settings: Settings,
+    ticket: Ticket,
+    rejoin: bool,
+    output: Output,
+) -> Result<()> {
     settings.check()?;
     // A client until it runs: nobody should wait for a node that is not there yet.
-    let mesh = datamesh::builder().path(directory).capacity(0).join(ticket).open().await?;
+    let builder = datamesh::builder().path(directory).capacity(0);
+    let builder = if rejoin { builder.rejoin(ticket) } else { builder.join(ticket) };
+    let mesh = builder.open().await?;
     let (node, is_admitting) = (mesh.node_id(), !mesh.admission_keys().is_empty());
     mesh.shutdown().await?;
     settings.or(Settings::read(directory)?).write(directory)?;

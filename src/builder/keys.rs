@@ -42,14 +42,8 @@ impl Builder {
         };
         let told = self.told(runtime, identity, kept.as_ref()).await?;
         let ring = match (kept, told) {
-            (Some(kept), told) => {
-                let ring = KeyRing::new(kept);
-                if let Some(told) = told {
-                    // One that is older was given long ago, and changes nothing.
-                    ring.replace(told);
-                }
-                ring
-            }
+            (Some(kept), Some(told)) => KeyRing::new(choose(kept, told, self.rejoins)),
+            (Some(kept), None) => KeyRing::new(kept),
             (None, Some(told)) => KeyRing::new(told),
             (None, None) => KeyRing::of(MeshKey::from_bytes(runtime.random()?)),
         };
@@ -90,14 +84,14 @@ impl Builder {
         match self.ticket.as_ref().map(|ticket| (ticket, &ticket.entry)) {
             Some((_, Entry::Key(keys))) => Ok(Some(keys.clone())),
             Some((_, Entry::Invitation(invitation)))
-                if kept.is_some() && invitation.expires < runtime.wall_time() =>
+                if kept.is_some() && !self.rejoins && invitation.expires < runtime.wall_time() =>
             {
                 Ok(None)
             }
             Some((ticket, Entry::Invitation(_))) if self.mesh_key.is_none() => {
                 match self.redeem(ticket, identity).await {
                     // Who has joined stays, whatever became of the invitation.
-                    Err(error) if kept.is_some() => {
+                    Err(error) if kept.is_some() && !self.rejoins => {
                         tracing::info!(%error, "the invitation opens nothing; the kept mesh key is used");
                         Ok(None)
                     }
@@ -153,7 +147,45 @@ impl Builder {
     }
 }
 
+/// Which keys count where some are kept and a ticket tells others: the newer ones, or the ticket's where it is said so.
+fn choose(kept: MeshKeys, told: MeshKeys, rejoins: bool) -> MeshKeys {
+    if told.rank() != kept.rank() && (rejoins || told.is_newer_than(&kept)) {
+        return told;
+    }
+    if !kept.contains(&told.current) {
+        // It was given long ago, or the others have not heard of what is kept.
+        tracing::info!(
+            "the ticket holds another mesh key than the kept ones, which are newer; they are used"
+        );
+    }
+    kept
+}
+
 fn no_invitations() -> Error {
     let text = "the invitation names no address that libp2p reaches; ask for another ticket";
     Error::new(ErrorKind::InvalidInput, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use datamesh_core::ports::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_ticket_counts_where_it_is_newer_or_the_node_rejoins() {
+        let key = |byte| MeshKey::from_bytes([byte; 32]);
+        let first = MeshKeys::first(key(1));
+        let [second, other] = [2, 3].map(|byte| first.next(key(byte), Timestamp(9), Timestamp(0)).unwrap());
+        let told = second.clone().without_earlier();
+        assert_eq!(choose(first.clone(), told.clone(), false), told);
+        assert_eq!(choose(second.clone(), first.clone(), false), second, "it was given long ago");
+        assert_eq!(choose(second.clone(), first.clone(), true), first);
+        for (kept, told) in [(&second, &other), (&other, &second)] {
+            assert_eq!(choose(kept.clone(), told.clone(), true), *told);
+        }
+        for rejoins in [false, true] {
+            assert_eq!(choose(second.clone(), told.clone(), rejoins), second, "it says less of the same");
+        }
+    }
 }

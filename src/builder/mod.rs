@@ -36,6 +36,7 @@ pub struct Builder {
     listen: Vec<String>,
     announce: Vec<String>,
     ticket: Option<Ticket>,
+    rejoins: bool,
     mesh_key: Option<MeshKey>,
     zone: Option<String>,
     runtime: Option<Arc<dyn Runtime>>,
@@ -94,6 +95,16 @@ impl Builder {
     pub fn join(mut self, ticket: Ticket) -> Self {
         self.ticket = Some(ticket);
         self
+    }
+
+    /// Joins its mesh again by this ticket, whose key takes the place of those that are kept, also of newer ones.
+    ///
+    /// For a node that alone has a newer key: it changed the key, and the overlap passed before another heard of it
+    /// ([`Mesh::rotate_key`] told `OutcomeUnknown`). The node keeps its name and what it has. Give it a new ticket, once:
+    /// by an old one, whose key has ended, it would meet those whom the change was to keep out.
+    pub fn rejoin(mut self, ticket: Ticket) -> Self {
+        self.rejoins = true;
+        self.join(ticket)
     }
 
     /// The first key of the mesh; by default the ticket's, or the one kept in the directory, or a new one. A later

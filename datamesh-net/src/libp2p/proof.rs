@@ -42,7 +42,7 @@ const NONE: u8 = 0xff;
 
 /// What a dialler is told whose keys the listener does not accept.
 const ANOTHER_KEY: &str = "it knows another mesh key, or the invitation has ended; if the mesh key was changed while this \
-                           node was away, open it with a new ticket";
+                           node was away, open it with a new ticket, and rejoin where this node alone has a newer key";
 
 /// What each end says last: it serves the other from now on.
 const READY: u8 = 1;

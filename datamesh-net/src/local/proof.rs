@@ -36,8 +36,8 @@ const KEY_CONTEXT: &str = "datamesh v1 local proof of the mesh key";
 const IDENTITY_CONTEXT: &str = "datamesh v1 local proof of identity";
 
 /// What a dialler is told whose keys the listener does not accept.
-const ANOTHER_KEY: &str =
-    "it knows another mesh key; if that was changed while this node was away, open it with a new ticket";
+const ANOTHER_KEY: &str = "it knows another mesh key; if that was changed while this node was away, open it with a new \
+                           ticket, and rejoin where this node alone has a newer key";
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
