@@ -98,7 +98,7 @@ const NEVER: Timestamp = Timestamp(u64::MAX);
 /// What a node has to prove: the first key, that and the one after it, only the one after it, or an invitation.
 fn own(number: u8, keys: u8) -> Own {
     let first = MeshKeys::first(key(1));
-    let after = |end| first.next(key(2), end).unwrap_or_else(|_| first.clone());
+    let after = |end| first.next(key(2), end, Timestamp(0)).unwrap_or_else(|_| first.clone());
     let keys = match keys {
         0 => Keys::Mesh(KeyRing::new(first)),
         1 => Keys::Mesh(KeyRing::new(after(NEVER))),

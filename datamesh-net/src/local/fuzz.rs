@@ -43,7 +43,7 @@ pub fn local_proof(data: &[u8]) {
 fn stranger_dials(keys: u8, said: &[u8]) {
     let (own, mut pipe) = (own(1, keys), Pipe::to_stranger(said));
     let [inbound, outbound] = pipe.ways();
-    assert!(block_on(own.answer(&mut pipe)).is_err(), "a stranger is let in");
+    assert!(block_on(own.answer(&mut pipe, |_| false)).is_err(), "a stranger is let in");
     let (hears, is_heard) = (lock(&outbound).sent, lock(&inbound).read);
     assert!(hears <= PICKED_LEN && is_heard <= DIALLER_SAYS, "{hears} bytes are said for {is_heard}");
 }
@@ -65,7 +65,7 @@ fn between(dials: u8, listens: u8, purpose: Purpose, rest: &[u8]) {
     // Each end hangs up when it is done.
     let (dialled, answered) =
         block_on(future::join(async move { dialler.dial(&mut near, purpose, node(2)).await }, async move {
-            listener.answer(&mut far).await
+            listener.answer(&mut far, |_| false).await
         }));
     let (dialled, answered) = (dialled.ok(), answered.ok());
     let (there, back) = (lock(&there).first_change, lock(&back).first_change);
@@ -92,7 +92,7 @@ fn between(dials: u8, listens: u8, purpose: Purpose, rest: &[u8]) {
 /// A node that accepts the first key, that and the one after it, only the one after it, or that of another mesh.
 fn own(number: u8, keys: u8) -> Own {
     let first = MeshKeys::first(key(1));
-    let after = |end| first.next(key(2), Timestamp(end)).unwrap_or_else(|_| first.clone());
+    let after = |end| first.next(key(2), Timestamp(end), Timestamp(0)).unwrap_or_else(|_| first.clone());
     let keys = match keys {
         0 => first,
         1 => after(u64::MAX),

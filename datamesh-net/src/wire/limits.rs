@@ -135,6 +135,7 @@ mod tests {
             body_bytes: (4 << 20) + (64 << 10),
             inbound_connections: 256,
             pending_connections: 64,
+            pending_connections_per_address: 16,
             connections_per_peer: 4,
             handshake: Duration::from_secs(10),
             streams_per_peer: 32,
