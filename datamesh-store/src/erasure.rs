@@ -22,13 +22,10 @@ const RESTORED_COLUMN_BYTES: usize = 512 << 10;
 /// code at the same time. Others are dropped after use.
 const MAX_IDLE: usize = 16;
 
-/// One that was not used in so many calls is dropped: what a burst took, a decoder of 2 MiB for a usual stripe, is given
-/// back in the calls that follow, once fewer are at work at a time.
-const UNUSED_CALLS: u64 = 64;
-
 /// The default [`ErasureCode`]: systematic Reed-Solomon over GF(2^16) (Leopard), code 1.
 ///
-/// It keeps the working space of the last calls for the next ones, at most 16 encoders and 16 decoders.
+/// It keeps the working space of the last calls for the next ones, at most 16 encoders and 16 decoders, which take 2 MiB
+/// each for a usual stripe, until [`trim`](ErasureCode::trim) gives back what is not used any more.
 ///
 /// ```
 /// use datamesh_core::ports::{ErasureCode, Redundancy};
@@ -81,6 +78,11 @@ impl ErasureCode for ReedSolomon {
             &mut [&mut [0; ALIGNMENT], &mut [0; ALIGNMENT]],
         );
         let _ = self.reconstruct(Redundancy::STANDARD, &shards, &mut [&mut restored]);
+    }
+
+    fn trim(&self) {
+        self.encoders.trim();
+        self.decoders.trim();
     }
 
     fn encode(&self, redundancy: Redundancy, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<()> {
@@ -193,9 +195,9 @@ impl fmt::Debug for ReedSolomon {
 struct Pool<T>(Mutex<Idle<T>>);
 
 struct Idle<T> {
-    /// With the number of the call that used each last; the one used last is the last, and taken first.
+    /// With the round in which each was used last; the one used last is the last, and taken first.
     items: Vec<(u64, T)>,
-    calls: u64,
+    round: u64,
 }
 
 impl<T> Pool<T> {
@@ -209,14 +211,20 @@ impl<T> Pool<T> {
 
     fn give_back(&self, item: T) {
         let mut idle = self.idle();
-        idle.calls = idle.calls.wrapping_add(1);
-        let calls = idle.calls;
+        let round = idle.round;
         if idle.items.len() < MAX_IDLE {
-            idle.items.push((calls, item));
+            idle.items.push((round, item));
         }
-        let unused = idle.items.first().is_some_and(|(last, _)| calls.wrapping_sub(*last) >= UNUSED_CALLS);
-        let unused = unused.then(|| idle.items.remove(0));
-        // What it holds is given back outside of the lock.
+    }
+
+    /// Ends a round, and drops what was not used in it.
+    fn trim(&self) {
+        let mut idle = self.idle();
+        let round = idle.round;
+        let used = idle.items.partition_point(|(last, _)| *last < round);
+        let unused: Vec<_> = idle.items.drain(..used).collect();
+        idle.round = round.wrapping_add(1);
+        // What they hold is given back outside of the lock.
         drop(idle);
         drop(unused);
     }
@@ -224,7 +232,7 @@ impl<T> Pool<T> {
 
 impl<T> Default for Pool<T> {
     fn default() -> Self {
-        Self(Mutex::new(Idle { items: Vec::new(), calls: 0 }))
+        Self(Mutex::new(Idle { items: Vec::new(), round: 0 }))
     }
 }
 
@@ -276,11 +284,16 @@ mod tests {
         let pool = Pool::default();
         (0..20).for_each(|number| pool.give_back(number));
         assert_eq!(pool.idle().items.len(), MAX_IDLE, "the others were dropped");
+        pool.trim();
+        assert_eq!(pool.idle().items.len(), MAX_IDLE, "they were used in this round");
         // Two at a time keep two.
-        for _ in 0..20 * UNUSED_CALLS {
+        for _ in 0..20 {
             let both = [pool.take().unwrap(), pool.take().unwrap()];
             both.into_iter().for_each(|item| pool.give_back(item));
         }
+        pool.trim();
         assert_eq!(pool.idle().items.len(), 2);
+        pool.trim();
+        assert_eq!(pool.idle().items.len(), 0, "nothing is used any more");
     }
 }

@@ -404,6 +404,7 @@ impl Core {
             }
             // As often as this, memory that a burst has left is given back.
             self.engine.buffers.trim();
+            self.engine.code.trim();
             // A node that lost its disk hears of a record that it has forgotten, and whose clock was ahead of its own.
             if !self.is_own_record_current()
                 && let Err(error) = self.renew_own_record(self.listen_addresses()).await

@@ -422,8 +422,11 @@ impl ExtentReader {
         if is_done(&self.known()) {
             return;
         }
-        let nodes = if is_all { self.engine.peers.possible_holders() } else { self.homes.clone() };
-        let holdings = self.holdings_of(nodes).await;
+        let holdings = if is_all {
+            self.holdings_of(self.engine.peers.possible_holders()).await
+        } else {
+            self.first_holdings().await
+        };
         let mut known = self.known();
         known.asked = true;
         known.described |= is_all;
@@ -445,24 +448,41 @@ impl ExtentReader {
         holdings.into_iter().map(|(node, answer)| (node, answer.map(Option::unwrap_or_default))).collect()
     }
 
+    /// What those say to whom it is assigned: all but m, and who answers as soon as they did. A slow one is not waited
+    /// for: the shards of the others will do.
+    async fn first_holdings(&self) -> Vec<(NodeId, Result<Option<Vec<u8>>>)> {
+        let runtime = &self.engine.runtime;
+        let started = runtime.now();
+        let asked = self.homes.iter().map(|node| self.ask_holding(*node).map(|answer| (*node, answer)));
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut answers = Vec::with_capacity(asked.len());
+        while asked.len() > self.layout.redundancy.parity() {
+            answers.extend(asked.next().await);
+        }
+        let mut grace = runtime.sleep(runtime.now() - started);
+        while let Either::Left((Some(answer), _)) = future::select(asked.next(), &mut grace).await {
+            answers.push(answer);
+        }
+        answers
+    }
+
     /// The same of these nodes; `None` of one that has no record of the extent.
     async fn holdings_of(&self, nodes: Vec<NodeId>) -> Vec<(NodeId, Result<Option<Vec<u8>>>)> {
-        let total = self.layout.redundancy.total();
-        let ask = |node: NodeId| {
-            let request = Request::Describe { extents: vec![self.id] };
-            let call = self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT);
-            let read = move |answer: Result<(Reply, Bytes)>| match answer? {
-                (Reply::Described { held }, _) => {
-                    let mut held = held.into_iter().next().flatten();
-                    held.iter_mut().for_each(|held| held.retain(|index| usize::from(*index) < total));
-                    Ok(held)
-                }
-                (other, _) => Err(unexpected(&other, node)),
-            };
-            (node, call.map(read))
-        };
-        let calls = nodes.into_iter().map(ask).collect();
+        let calls = nodes.into_iter().map(|node| (node, self.ask_holding(node))).collect();
         gather(&*self.engine.runtime, calls, self.layout.redundancy.parity()).await
+    }
+
+    async fn ask_holding(&self, node: NodeId) -> Result<Option<Vec<u8>>> {
+        let total = self.layout.redundancy.total();
+        let request = Request::Describe { extents: vec![self.id] };
+        match self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT).await? {
+            (Reply::Described { held }, _) => {
+                let mut held = held.into_iter().next().flatten();
+                held.iter_mut().for_each(|held| held.retain(|index| usize::from(*index) < total));
+                Ok(held)
+            }
+            (other, _) => Err(unexpected(&other, node)),
+        }
     }
 
     fn too_few(&self, have: usize, need: usize) -> Error {

@@ -154,6 +154,9 @@ pub trait ErasureCode: fmt::Debug + Send + Sync + 'static {
     /// Builds tables ahead of the first use; called once when a mesh opens.
     fn warm_up(&self) {}
 
+    /// Gives back working space that no call has used since the last time; called about every ten seconds.
+    fn trim(&self) {}
+
     /// Computes the parity shards of a stripe into `parity`.
     ///
     /// `data` has k and `parity` has m slices, all of one length.

@@ -75,9 +75,10 @@ fn two_slow_nodes_of_ten_hold_up_no_read() {
                 "seed {seed}: get p50 {:?} p99 {:?}, with two slow nodes {:?} and {:?}",
                 usual.0, usual.1, seen.0, seen.1
             );
+            // A reader of an extent whose shards are with its nodes in another order asks these once more.
             must(
-                seen.1 <= usual.0 * 3 / 2,
-                format!("p99 of get is {:?} where p50 was {:?}", seen.1, usual.0),
+                seen.1 <= usual.0.max(usual.1) * 3 / 2,
+                format!("p99 of get is {:?} where p50 was {:?} and p99 {:?}", seen.1, usual.0, usual.1),
             )?;
             Ok(())
         });
