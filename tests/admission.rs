@@ -15,7 +15,7 @@ use datamesh::ports::{Identity, Message, Timestamp, Transport};
 use datamesh::runtime::NativeRuntime;
 use datamesh::{
     Admission, Builder, ErrorKind, Event, MemoryNetwork, Mesh, MeshKey, MeshKeys, NodeId, NodeIdentity,
-    SignedCertificate, Ticket, TransportPreference,
+    SignedCertificate, Ticket,
 };
 use futures::StreamExt;
 
@@ -213,7 +213,7 @@ fn who_is_revoked_is_cut_off_over_tcp() {
         let open = |number: usize| {
             let builder = datamesh::builder().path(home.path().join(number.to_string()));
             let builder = builder.identity(identity(number)).listen("/ip4/127.0.0.1/tcp/0");
-            builder.capacity(CAPACITY).transport_preference(TransportPreference::NetworkOnly)
+            builder.capacity(CAPACITY).transport_preference(datamesh::TransportPreference::NetworkOnly)
         };
         let admitted = |admission: &Admission, number: usize| {
             certificate(admission, identity(number).node_id(), &format!("zone-{number}"))

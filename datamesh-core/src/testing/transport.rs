@@ -279,21 +279,26 @@ impl Bench {
 
         a.transport.refuse(vec![c.id]);
         let clause = "clause 11: the set is not replaced";
-        self.until_event(a, clause, &TransportEvent::Disconnected(c.id)).await;
-        self.until_event(a, clause, &TransportEvent::Connected(b.id)).await;
+        let both = [TransportEvent::Disconnected(c.id), TransportEvent::Connected(b.id)];
+        self.until_events(a, clause, &both).await;
         self.echo(a, b.id, clause, Bytes::new()).await;
         self.echo(b, a.id, clause, Bytes::new()).await;
     }
 
     /// Waits for an event, and passes over others.
     async fn until_event<T: Transport>(&self, peer: &Peer<T>, clause: &str, wanted: &TransportEvent) {
+        self.until_events(peer, clause, std::slice::from_ref(wanted)).await;
+    }
+
+    /// Waits for events, in any order, and passes over others.
+    async fn until_events<T: Transport>(&self, peer: &Peer<T>, clause: &str, wanted: &[TransportEvent]) {
         let seen = async {
-            while let Some(event) = peer.transport.next_event().await {
-                if event == *wanted {
-                    return true;
-                }
+            let mut missing = wanted.to_vec();
+            while !missing.is_empty() {
+                let Some(event) = peer.transport.next_event().await else { return false };
+                missing.retain(|other| *other != event);
             }
-            false
+            true
         };
         assert!(self.within(self.patience, clause, seen).await, "{clause}");
     }

@@ -78,7 +78,6 @@ async fn flood(target: Multiaddr) {
     });
     all.await;
     let (let_in, pushed) = (let_in.load(Ordering::Relaxed), pushed.load(Ordering::Relaxed));
-    eprintln!("{let_in} of {count} strangers were let in and pushed {pushed} bytes");
     assert!(let_in >= 64 && pushed > 64 << 20, "no flood: {let_in} were let in, {pushed} bytes");
 }
 
@@ -116,7 +115,6 @@ fn strangers_over_quic_fill_no_more_than_is_theirs() {
         assert!(ended.success(), "the strangers failed: {ended}");
         let grown = peak.saturating_sub(before);
         let most = Limits::default().bytes_in_total as u64 + MOST;
-        eprintln!("memory grew by {grown} bytes, of {most}");
         assert!(grown <= most, "{grown} bytes, at most {most}");
         assert_eq!(ours.connected(), [friend.local_node()]);
     });
