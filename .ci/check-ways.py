@@ -4,8 +4,8 @@
     .ci/check-ways.py PATH/TO/benchmark [SECONDS]
 
 Runs the example `benchmark`, in a release build, for so many seconds a row (1 unless told), and compares the CPU
-seconds for each GB put and got. A machine that does other things as well spoils single figures, so a run that shows
-more is repeated twice.
+seconds for each GB put and got. What else a machine does adds to single figures and takes nothing away, a host that has
+to find memory for its guest most of all; so the least of up to three runs counts, of either way.
 """
 
 import json
@@ -17,14 +17,19 @@ MOST = 0.5
 RUNS = 3
 
 
-def ratios(benchmark, seconds):
-    """The CPU seconds for a GB over local sockets, as parts of those over TCP."""
+def measure(benchmark, seconds):
+    """The CPU seconds for a GB of each way and verb, in one run."""
     command = [benchmark, "--ways", "--json", "--seconds", seconds]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     ways = {way["way"]: way for way in json.loads(done.stdout)["results"]}
+    return {(way, verb): ways[way][f"{verb}_cpu_s_per_gb"] for way in (LOCAL, NETWORK) for verb in ("put", "get")}
+
+
+def ratios(least):
+    """What local sockets take, as parts of what TCP takes."""
     found = {}
     for verb in ("put", "get"):
-        local, network = (ways[way][f"{verb}_cpu_s_per_gb"] for way in (LOCAL, NETWORK))
+        local, network = least[LOCAL, verb], least[NETWORK, verb]
         found[verb] = local / network
         print(f"{verb}: {local:.2f} CPU s/GB over local sockets, {network:.2f} over TCP: {found[verb]:.2f}")
     return found
@@ -34,9 +39,11 @@ def main():
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     benchmark, seconds = sys.argv[1], (sys.argv + ["1"])[2]
+    least = {}
     for _ in range(RUNS):
-        found = ratios(benchmark, seconds)
-        if all(ratio <= MOST for ratio in found.values()):
+        for row, figure in measure(benchmark, seconds).items():
+            least[row] = min(figure, least.get(row, figure))
+        if all(ratio <= MOST for ratio in ratios(least).values()):
             print(f"local sockets cost at most {MOST} of the CPU of libp2p over TCP")
             return
     sys.exit(f"local sockets cost more than {MOST} of the CPU of libp2p over TCP, in {RUNS} runs")
