@@ -167,7 +167,7 @@ impl Driver {
                 () = keys::until(renewal) => self.look_at_keys(),
                 _ = looks.tick() => self.look(),
                 _ = clock.tick() => {
-                    shared.close_idle();
+                    shared.close_idle(Instant::now());
                     self.look_at_keys();
                     self.look_at_moves();
                     if sleep.was_long(asleep_in_all()) {

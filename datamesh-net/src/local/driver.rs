@@ -371,7 +371,7 @@ impl Driver {
     }
 
     fn on_tick(&mut self) {
-        self.context.shared.close_idle();
+        self.context.shared.close_idle(Instant::now());
         self.served.retain(|_, served| Arc::strong_count(served) > 1);
         self.look_at_keys();
         self.keep_listening();

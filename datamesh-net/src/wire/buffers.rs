@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -16,13 +17,17 @@ const KEPT: usize = 32;
 /// Bytes kept for reuse, so that a burst of large messages does not stay in memory: 4 MiB.
 const KEPT_BYTES: usize = 4 << 20;
 
+/// For how long a buffer is kept that nobody uses again.
+pub(super) const KEPT_FOR: Duration = Duration::from_secs(20);
+
 /// Buffers to lease. A clone shares them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Buffers(Arc<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    free: Mutex<Vec<Vec<u8>>>,
+    /// Those that nobody uses, and since when, in the order in which they came back.
+    free: Mutex<Vec<(Instant, Vec<u8>)>>,
     largest: AtomicUsize,
 }
 
@@ -40,10 +45,9 @@ impl Buffers {
             return None;
         }
         let mut free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits =
-            |buffer: &Vec<u8>| buffer.len() >= total && buffer.len() <= total.saturating_add(total / 4);
-        let at = free.iter().rposition(fits)?;
-        Some(free.swap_remove(at))
+        let fits = total..=total.saturating_add(total / 4);
+        let at = free.iter().rposition(|(_, buffer)| fits.contains(&buffer.len()))?;
+        Some(free.remove(at).1)
     }
 
     fn give_back(&self, buffer: Vec<u8>) {
@@ -51,12 +55,30 @@ impl Buffers {
             return;
         }
         let mut free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut kept: usize = free.iter().map(Vec::len).sum();
+        let mut kept: usize = free.iter().map(|(_, buffer)| buffer.len()).sum();
         // The oldest make room: sizes change when the mesh's shards do.
         while !free.is_empty() && (free.len() >= KEPT || kept.saturating_add(buffer.len()) > KEPT_BYTES) {
-            kept = kept.saturating_sub(free.remove(0).len());
+            kept = kept.saturating_sub(free.remove(0).1.len());
         }
-        free.push(buffer);
+        free.push((Instant::now(), buffer));
+    }
+
+    /// Gives the memory back of the buffers that nobody has used for long.
+    pub(crate) fn trim(&self, now: Instant) {
+        let mut free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_old = |since: &Instant| now.saturating_duration_since(*since) >= KEPT_FOR;
+        let old = free.partition_point(|(since, _)| is_old(since));
+        let given_up: Vec<_> = free.drain(..old).collect();
+        drop(free);
+        // Unmapping takes its time, and nobody has to wait for it.
+        drop(given_up);
+    }
+
+    /// The lengths of the buffers that nobody uses.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> Vec<usize> {
+        let free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.iter().map(|(_, buffer)| buffer.len()).collect()
     }
 
     #[cfg(test)]
@@ -125,7 +147,22 @@ mod tests {
         let buffers = Buffers::default();
         let many: Vec<_> = (0..200).map(|_| buffers.lease(1 << 20, 1 << 20).into_bytes(1 << 20)).collect();
         drop(many);
-        let kept: usize = buffers.0.free.lock().unwrap().iter().map(Vec::len).sum();
+        let kept: usize = buffers.kept().into_iter().sum();
         assert!(kept <= KEPT_BYTES, "{kept}");
+    }
+
+    #[test]
+    fn what_nobody_uses_is_given_back() {
+        let buffers = Buffers::default();
+        drop([100_000, 200_000, 300_000].map(|len| buffers.lease(len, len).into_bytes(len)));
+        buffers.trim(Instant::now());
+        assert_eq!(buffers.kept(), [100_000, 200_000, 300_000], "they were in use a moment ago");
+        let between = Instant::now();
+        drop(buffers.lease(90_000, 90_000));
+        assert_eq!(buffers.kept(), [200_000, 300_000, 100_000], "the one that was used came back last");
+        buffers.trim(between + KEPT_FOR);
+        assert_eq!(buffers.kept(), [100_000]);
+        buffers.trim(Instant::now() + KEPT_FOR);
+        assert_eq!(buffers.kept(), [0; 0]);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use datamesh_core::id::NodeId;
 use datamesh_core::ports::{Address, Inbound, PeerRoute, TransportEvent};
@@ -174,9 +175,10 @@ impl Shared {
         peers.values().filter(|peer| peer.session().is_some()).map(|peer| peer.node).collect()
     }
 
-    /// Closes the streams to all peers that have been idle for long, and forgets the peers whose records were still
-    /// held when they went away.
-    pub(crate) fn close_idle(&self) {
+    /// Closes the streams to all peers that have been idle for long, forgets the peers whose records were still held when
+    /// they went away, and gives back the buffers that nobody uses.
+    pub(crate) fn close_idle(&self, now: Instant) {
+        self.buffers.trim(now);
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
         peers.values().filter_map(|peer| peer.session()).for_each(|session| session.close_idle());
         drop(peers);
@@ -284,12 +286,29 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::buffers::KEPT_FOR;
     use super::*;
+
+    fn shared() -> (tokio::runtime::Runtime, Shared) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let shared = Shared::new(NodeId::from_bytes([1; 32]), Limits::default(), runtime.handle().clone());
+        (runtime, shared)
+    }
+
+    #[test]
+    fn an_idle_transport_keeps_no_buffers() {
+        let (_runtime, shared) = shared();
+        drop(shared.buffers.lease(1 << 20, 1 << 20));
+        let now = Instant::now();
+        shared.close_idle(now);
+        assert_eq!(shared.buffers.kept(), [1 << 20]);
+        shared.close_idle(now + KEPT_FOR);
+        assert_eq!(shared.buffers.kept(), [0; 0]);
+    }
 
     #[test]
     fn a_peer_is_forgotten_when_nobody_holds_its_record() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let shared = Shared::new(NodeId::from_bytes([1; 32]), Limits::default(), runtime.handle().clone());
+        let (_runtime, shared) = shared();
         let node = NodeId::from_bytes([2; 32]);
         let is_kept = || shared.peer(&node).is_some();
         // A stream that is still served, and a connection that comes meanwhile.
@@ -308,13 +327,13 @@ mod tests {
         let held = shared.peer_or_new(node);
         held.end_session();
         shared.forget_if_idle(&node);
-        shared.close_idle();
+        shared.close_idle(Instant::now());
         assert!(is_kept());
         drop(held);
-        shared.close_idle();
+        shared.close_idle(Instant::now());
         assert!(!is_kept());
         shared.peer_or_new(node).set_known(true);
-        shared.close_idle();
+        shared.close_idle(Instant::now());
         shared.forget_if_idle(&node);
         assert!(is_kept());
         shared.peer_or_new(node).set_known(false);
