@@ -28,7 +28,12 @@ impl Node {
             return Err(invalid("the bytes are not those of the shard named".into()));
         }
         let _shared = self.gate.together().await;
-        self.check_takes_more()?;
+        if let Err(leaving) = self.check_takes_more() {
+            // What has rotted here is brought back all the same, so that it can be brought to others.
+            if !self.is_used(&shard, None).await? {
+                return Err(leaving);
+            }
+        }
         let is_new = self.staging().insert(shard, from, self.runtime.now(), body.len() as u64)?;
         let written = self.storage.write_blob(shard, body).await;
         if written.is_err() && is_new {

@@ -25,8 +25,11 @@ const PROMISE: Duration = Duration::from_secs(3600);
 /// does not matter.
 pub(crate) const ACT_WITHIN: Duration = Duration::from_secs(60);
 
-/// Promises that stand at a time: 65,536 take about 8 MiB. Beyond them none is given, and nothing is given up for it.
+/// Promises that stand at a time: 65,536 take about 5 MiB. Beyond them none is given, and nothing is given up for it.
 const MAX_PROMISES: usize = 1 << 16;
+
+/// How often promises that stand no more are forgotten.
+const FORGET: Duration = Duration::from_secs(60);
 
 /// What a promise is about: an extent or a manifest by its id, and an index (0 for a manifest).
 type Thing = ([u8; 32], u8);
@@ -35,6 +38,8 @@ type Thing = ([u8; 32], u8);
 #[derive(Debug, Default)]
 pub(super) struct Promises {
     kept: BTreeMap<Thing, Instant>,
+    /// When those that stand no more are forgotten next.
+    forget_at: Instant,
     leaving: BTreeMap<Thing, usize>,
     /// When the last promise was made, or may have been.
     last: Option<Instant>,
@@ -66,9 +71,11 @@ impl Promises {
         true
     }
 
+    /// Forgets those that stand no more, now and then: a look at all of them takes its time.
     fn forget_old(&mut self, now: Instant) {
-        if self.kept.len() >= MAX_PROMISES {
+        if now >= self.forget_at {
             self.kept.retain(|_, until| *until > now);
+            self.forget_at = now + FORGET;
         }
     }
 
@@ -153,6 +160,8 @@ impl Node {
         Some(promises.last? + ACT_WITHIN)
     }
 
+    /// Refuses what is new here.
+    ///
     /// # Errors
     /// `Busy` once this node is to leave the mesh.
     pub(super) fn check_takes_more(&self) -> Result<()> {
@@ -236,5 +245,40 @@ impl Node {
     fn promises(&self) -> std::sync::MutexGuard<'_, Promises> {
         // Each change is whole before anything can panic.
         self.promises.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn promises_that_stand_no_more_take_no_memory() {
+        let mut promises = Promises::default();
+        let thing = |number: usize| (*blake3::hash(&number.to_le_bytes()).as_bytes(), 0);
+        // One in each second of five hours.
+        let start = Instant::default();
+        for second in 0..5 * 3600 {
+            let now = start + Duration::from_secs(second as u64);
+            assert!(promises.promise(thing(second), now));
+            assert!(!promises.leave(thing(second), now), "it was promised just now");
+            let most = (PROMISE + FORGET).as_secs() as usize;
+            assert!(promises.kept.len() <= most + 1, "{} after {second} s", promises.kept.len());
+        }
+        let end = start + Duration::from_secs(5 * 3600);
+        assert!(!promises.leave(thing(5 * 3600 - 3000), end), "it stands for an hour");
+        assert!(promises.leave(thing(5 * 3600 - 3600), end), "its hour is over");
+    }
+
+    #[test]
+    fn no_more_is_promised_than_can_be_remembered() {
+        let mut promises = Promises::default();
+        let (now, later) = (Instant::default(), Instant::default() + PROMISE + FORGET);
+        let thing = |number: usize| (*blake3::hash(&number.to_le_bytes()).as_bytes(), 0);
+        assert!((0..MAX_PROMISES).all(|number| promises.promise(thing(number), now)));
+        assert!(!promises.promise(thing(MAX_PROMISES), now), "one too many");
+        assert!(promises.promise(thing(0), now), "it was promised already");
+        assert!(promises.promise(thing(MAX_PROMISES), later), "the others stand no more");
+        assert_eq!(promises.kept.len(), 1);
     }
 }

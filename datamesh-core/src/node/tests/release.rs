@@ -116,6 +116,14 @@ fn who_leaves_takes_nothing_new() {
 
     block_on(fixture.node.take_no_more());
     assert_eq!(refusal(fixture.stage(&shard(99))), Refusal::Busy);
+    // But for what it is to have, and has lost.
+    fixture.storage.corrupt.lock().unwrap().push(ShardId::of(&shards[1]));
+    block_on(fixture.node.set_aside(ShardId::of(&shards[1]))).unwrap();
+    fixture.storage.corrupt.lock().unwrap().clear();
+    assert_eq!(fixture.held(&layout), Some(vec![0, 2]));
+    assert_eq!(fixture.stage(&shards[1]), Reply::Done);
+    assert_eq!(fixture.commit(&layout, &[0, 1, 2]), Reply::Done);
+    assert_eq!(fixture.held(&layout), Some(vec![0, 1, 2]));
     assert_eq!(refusal(fixture.commit(&second, &[0, 1])), Refusal::Busy, "what was staged and not committed");
     assert_eq!(fixture.held(&second), Some(vec![0]));
     assert_eq!(fixture.commit(&second, &[0]), Reply::Done, "a repeated commit is fine");
