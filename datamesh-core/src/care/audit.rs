@@ -2,7 +2,7 @@
 //!
 //! In each round one extent is drawn from those that this node has a record of, and each of its other holders is asked
 //! what it has of it, and then to prove a shard of that. The place is drawn afresh, so that no answer can be prepared.
-//! One other member is asked as well, by turns of chance: who claims shards that others are to have proves these too.
+//! One more member, drawn at random, is asked as well: who claims shards that others are to have is to prove these too.
 //! What is learned counts here only: other nodes look for themselves, so nobody can be framed.
 
 use std::sync::Arc;

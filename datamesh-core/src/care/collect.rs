@@ -38,6 +38,13 @@ impl Naming {
     }
 }
 
+/// All who may have a manifest, as this node knows them; `None` where it is none of them itself: one that is admitted no
+/// more knows nobody to ask.
+fn all_of(members: impl Iterator<Item = NodeId>, local: NodeId) -> Option<Vec<NodeId>> {
+    let all: Vec<NodeId> = members.collect();
+    all.contains(&local).then_some(all)
+}
+
 impl Care {
     /// Collects for ever, once an hour.
     pub(crate) async fn collect(self: Arc<Self>) {
@@ -84,15 +91,13 @@ impl Care {
     }
 
     /// Asks every member that may hold data, this node as well. Where a manifest may be does not follow from an extent,
-    /// which knows nothing of its object, so nobody is left out, whether or not it is here. A node that is admitted no more
-    /// knows nobody to ask.
+    /// which knows nothing of its object, so nobody is left out, whether or not it is here.
     async fn ask_names(&self, extents: Vec<ExtentId>) -> Vec<Naming> {
-        let mut nodes: Vec<NodeId> =
-            self.engine.peers.storage_members().into_iter().map(|member| member.node).collect();
-        nodes.extend(self.engine.peers.leaving_members());
-        if !nodes.contains(&self.engine.peers.local()) {
+        let peers = &self.engine.peers;
+        let members = peers.storage_members().into_iter().map(|member| member.node);
+        let Some(nodes) = all_of(members.chain(peers.leaving_members()), peers.local()) else {
             return vec![Naming::Unknown; extents.len()];
-        }
+        };
         let call = |node| {
             let request = Request::Named { extents: extents.clone() };
             (node, self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT))
@@ -125,5 +130,13 @@ mod tests {
         assert_eq!(all(&[None, Some(false)]), Naming::Unknown);
         assert_eq!(all(&[None, Some(true)]), Naming::Named);
         assert_eq!(all(&[Some(true), None, Some(false)]), Naming::Named);
+    }
+
+    #[test]
+    fn who_is_no_member_knows_nobody_to_ask() {
+        let [local, other] = [1, 2].map(|byte| NodeId::from_bytes([byte; 32]));
+        assert_eq!(all_of([local, other].into_iter(), local), Some(vec![local, other]));
+        assert_eq!(all_of([other].into_iter(), local), None, "its certificate may have ended");
+        assert_eq!(all_of([].into_iter(), local), None);
     }
 }

@@ -17,6 +17,8 @@ pub(super) const MAX_FINDINGS: usize = 1 << 14;
 enum Urgency {
     Short(usize),
     Away,
+    /// Others were to see to it, and have not.
+    Overdue,
 }
 
 /// The place of an extent in the order of work: what is this node's own before what is others', and that backwards, so
@@ -130,14 +132,16 @@ impl Findings {
         self.agenda.rest.and(&self.open)
     }
 
-    /// Takes in what is to be done for an extent; the put that wrote a young one may still be at work.
+    /// Takes in what is to be done for an extent; the put that wrote a young one may still be at work. What it has
+    /// claimed is overdue.
     pub(super) fn take_extent(&mut self, entry: Entry<ExtentId>, plan: &ExtentPlan, is_young: bool) {
         let is_waiting = plan.is_open || plan.is_due || is_young;
         self.is_waiting |= is_waiting;
         let urgency = if plan.is_due {
             Some(Urgency::Short(plan.spare))
         } else {
-            (!plan.moves.is_empty() || !plan.surplus.is_empty()).then_some(Urgency::Away)
+            let away = (!plan.moves.is_empty() || !plan.surplus.is_empty()).then_some(Urgency::Away);
+            away.or_else(|| (!plan.claimed.is_empty()).then_some(Urgency::Overdue))
         };
         if !is_waiting && urgency.is_none() && plan.is_home {
             self.agenda.rest.note_extent(plan);
@@ -146,9 +150,14 @@ impl Findings {
         self.open.note_extent(plan);
         self.agenda.note_extent(entry.id);
         let Some(urgency) = urgency else { return };
-        let seats = if plan.turn == Some(0) { plan.lost.len() + plan.moves.len() } else { plan.moves.len() };
+        let is_others = match urgency {
+            Urgency::Short(_) => plan.turn != Some(0),
+            Urgency::Away => false,
+            Urgency::Overdue => true,
+        };
+        let lost = if plan.turn == Some(0) { plan.lost.len() } else { 0 };
+        let seats = lost + plan.moves.len() + plan.claimed.len();
         self.bytes = self.bytes.saturating_add(entry.bytes.saturating_mul(seats as u64));
-        let is_others = urgency != Urgency::Away && plan.turn != Some(0);
         self.extents.insert(Place::new(urgency, is_others, entry.id), entry);
         if self.extents.len() > MAX_FINDINGS {
             self.extents.pop_last();
@@ -205,6 +214,7 @@ mod tests {
             is_due: false,
             is_open: false,
             moves: Vec::new(),
+            claimed: Vec::new(),
             is_home: true,
             is_leaving: false,
             is_brought: true,
@@ -266,9 +276,11 @@ mod tests {
         }
         let away = ExtentPlan { surplus: vec![3], ..settled() };
         findings.take_extent(entry(id(3)), &away, false);
+        let overdue = ExtentPlan { claimed: short(1).lost, is_home: false, ..settled() };
+        findings.take_extent(entry(id(4)), &overdue, false);
         let order: Vec<ExtentId> = findings.extents.values().map(|entry| entry.id).collect();
-        assert_eq!(order, [id(1), id(2), id(0), id(3)]);
-        assert_eq!(findings.bytes, 30, "one shard each of the three");
+        assert_eq!(order, [id(1), id(2), id(0), id(3), id(4)]);
+        assert_eq!(findings.bytes, 40, "one shard each of four");
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub(super) struct ExtentPlan {
     /// Indexes that this node is to copy to those who are to hold them: none while something is due to be rebuilt, for a
     /// move would change where that is done, but for a node that is leaving.
     pub(super) moves: Vec<Seat>,
+    /// Indexes that others are to copy to those who are to hold them: they say that they have them, and that is all that
+    /// is known of it. None where `moves` are none, nor for a node that is leaving.
+    pub(super) claimed: Vec<Seat>,
     /// Whether every index is with the node that is to hold it.
     pub(super) is_home: bool,
     /// Whether this node is leaving.
@@ -213,11 +216,10 @@ pub(super) fn plan_extent(
     let lacks = |home: &NodeId, index| takes(said(home)) && !has(home, index);
     // Who leaves relies on nobody but those who are to have it: others may say more than they have.
     let is_mine = |index| if is_leaving { has(&local, index) } else { first_of(index) == Some(local) };
-    let moves = seats
-        .iter()
-        .copied()
-        .filter(|(index, home)| *home != local && is_mine(*index) && lacks(home, *index))
-        .filter(|_| may_move);
+    let strays = seats.iter().copied().filter(|(index, home)| may_move && lacks(home, *index));
+    let moves = strays.clone().filter(|(index, home)| *home != local && is_mine(*index));
+    let claimed =
+        strays.filter(|(index, _)| !is_leaving && first_of(*index).is_some_and(|node| node != local));
     let is_home = seats.iter().all(|(index, home)| has(home, *index));
     let may_give_up = is_home && view.has(local);
     let surplus = seats.iter().filter(|(index, home)| may_give_up && *home != local && has(&local, *index));
@@ -238,6 +240,7 @@ pub(super) fn plan_extent(
         may_stray: Vec::new(),
         lost,
         moves: moves.collect(),
+        claimed: claimed.collect(),
         surplus: surplus.map(|(index, _)| *index).collect(),
         homes: seats.clone(),
         answering: answering.iter().filter_map(|member| Some((member.node, zone_of(member)?))).collect(),

@@ -36,6 +36,10 @@ const YOUNG: Duration = Duration::from_secs(120);
 /// How long a holder waits for each one before it in the ranking to do the work, before it helps.
 const TAKE_OVER: Duration = Duration::from_secs(600);
 
+/// How long others have to bring home what they say they have, before this node does; and as long again for each holder
+/// before it. Who only says so does not bring it.
+const OVERDUE: Duration = Duration::from_secs(3600);
+
 /// When to look again after something was done.
 const RECOUNT: Duration = Duration::from_secs(10);
 
@@ -77,6 +81,8 @@ enum Given {
 pub(super) struct Memory {
     /// Since when extents and manifests wait for others to repair them. Bounded by [`MAX_WAITING`].
     waiting: BTreeMap<[u8; 32], Instant>,
+    /// Since when others are to bring home what they say they have of an extent. Bounded by [`MAX_FINDINGS`].
+    claimed: BTreeMap<ExtentId, Instant>,
     /// Who lately took nothing that it should, and when. At most as many as there are members.
     refused: BTreeMap<NodeId, Instant>,
     /// How many rounds in a row had work and brought nothing about.
@@ -264,6 +270,7 @@ impl Care {
         let objects = findings.manifests.keys().map(|id| *id.as_bytes());
         let found: BTreeSet<[u8; 32]> = extents.chain(objects).collect();
         memory.waiting.retain(|id, _| found.contains(id));
+        memory.claimed.retain(|id, _| findings.agenda.extents.contains(id));
         memory.agenda = findings.agenda.clone();
         drop(memory);
         Ok((scope, findings))
@@ -310,7 +317,12 @@ impl Care {
         for (entry, plan) in entries.into_iter().zip(plans) {
             let is_young = self.is_young(&entry);
             match plan {
-                Some(plan) => findings.take_extent(entry, &plan, is_young),
+                Some(mut plan) => {
+                    if !self.is_overdue(entry.id, &plan) {
+                        plan.claimed.clear();
+                    }
+                    findings.take_extent(entry, &plan, is_young);
+                }
                 None => findings.take_undecided(entry.id),
             }
         }
@@ -380,7 +392,30 @@ impl Care {
             deeds.add(self.repair(entry.id, &plan, seats, is_turn).await);
         }
         deeds.add(self.settle_extent(entry, &plan).await);
+        if self.is_overdue(entry.id, &plan) {
+            let brought = self.bring_overdue(entry, &plan).await;
+            if brought.settled_at.is_none() {
+                // It is tried once in each such time.
+                self.memory().claimed.insert(entry.id, now);
+            }
+            deeds.add(brought);
+        }
         deeds
+    }
+
+    /// Whether others had their time to bring home what they say they have of this.
+    fn is_overdue(&self, id: ExtentId, plan: &ExtentPlan) -> bool {
+        let now = self.engine.runtime.now();
+        let mut memory = self.memory();
+        let Some(turn) = plan.turn.filter(|_| !plan.claimed.is_empty()) else {
+            memory.claimed.remove(&id);
+            return false;
+        };
+        if memory.claimed.len() >= MAX_FINDINGS && !memory.claimed.contains_key(&id) {
+            return false;
+        }
+        let since = *memory.claimed.entry(id).or_insert(now);
+        now - since >= OVERDUE.saturating_mul(u32::try_from(turn + 1).unwrap_or(u32::MAX))
     }
 
     /// The seats of what is lost that this node fills now, and whether it is its turn: then all of them, and else its

@@ -90,6 +90,26 @@ impl Care {
         deeds
     }
 
+    /// Brings home what others say they have and have not brought: from them, or made anew from the other shards, for who
+    /// says so may not have it.
+    pub(super) async fn bring_overdue(&self, entry: &Entry<ExtentId>, plan: &ExtentPlan) -> Deeds {
+        let at = self.roster().quiet_since(&entry.key, entry.redundancy) + self.options.settle;
+        let refusing = self.refusing();
+        let seats: Vec<_> =
+            plan.claimed.iter().copied().filter(|(_, node)| !refusing.contains(node)).collect();
+        if seats.is_empty() {
+            return Deeds::default();
+        }
+        let work = async {
+            let moved = self.fill(entry.id, &plan.holders, &seats).await?.unwrap_or_default();
+            count(&self.engine.counters.shards_moved, moved.shards);
+            count(&self.engine.counters.bytes_moved, moved.written);
+            Ok(!moved.seats.is_empty())
+        };
+        // It is not this node's to do: where it cannot, it does not look again soon.
+        Deeds { failed: false, ..self.when_settled(at, work).await }
+    }
+
     /// Gives up shards that others have, after these looked at their copies, and after all who are to hold anything of
     /// the extent promised to keep it: so the margin stays, whatever they themselves think of where shards belong.
     async fn give_up(&self, id: ExtentId, plan: &ExtentPlan) -> Result<bool> {

@@ -8,7 +8,7 @@ use datamesh_core::ports::Redundancy;
 use datamesh_core::sim::{Campaign, Misfortune, Role};
 
 use crate::parts::parts;
-use crate::roles::{Size, bear, collude, found_out, framers_achieve_nothing, unreadable};
+use crate::roles::{Size, bear, claimed_losses, collude, found_out, framers_achieve_nothing, unreadable};
 
 fn seeds() -> u64 {
     std::env::var("DATAMESH_HOSTILE_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(1)
@@ -78,6 +78,13 @@ fn a_third_against_one_object_do_it_no_harm() {
 fn framers_achieve_nothing_at_all() {
     for seed in 0..seeds() {
         assert_eq!(framers_achieve_nothing(seed), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn who_claims_what_others_lose_keeps_nothing_from_being_made_anew() {
+    for seed in 0..2 * seeds() {
+        assert_eq!(claimed_losses(seed), None, "seed {seed}");
     }
 }
 

@@ -265,6 +265,31 @@ pub(crate) fn found_out(seed: u64, role: Role, hours: u32) -> Option<String> {
     })
 }
 
+/// A node that is to hold nothing of an object, or its own part, says to have all of it. Holders lose their disks one
+/// after the other, and what they had is theirs again, or with others: at last the liar vanishes, and nothing is short.
+pub(crate) fn claimed_losses(seed: u64) -> Option<String> {
+    let size = Size { nodes: 9, hostile: 1, redundancy: Redundancy::STANDARD };
+    tell(size.mesh(seed), |sim| async move {
+        let mut stage = Stage::new(sim.clone(), size.draw(seed))?;
+        stage.put(&[20_000; 6]).await?;
+        stage.play(|_| Role::ClaimAll);
+        for node in stage.honest().into_iter().take(3) {
+            sim.wipe(node);
+            sim.restart(node).await?;
+            sim.sleep(6 * 60 * MINUTE).await;
+            stage.read(1).await?;
+        }
+        let reader = stage.honest()[0];
+        stage.hostile.iter().for_each(|node| sim.crash(*node));
+        for (capability, _) in &stage.objects {
+            // What the liar was to hold itself is lost with it.
+            let margin = sim.mesh(reader)?.health(capability).await?.margin;
+            must(margin >= Some(1), format!("margin {margin:?} without the hostile {:?}", stage.hostile))?;
+        }
+        Ok(())
+    })
+}
+
 /// Framers work for hours, and nothing comes of it: no shard is given up, nothing is repaired, nobody is blamed.
 pub(crate) fn framers_achieve_nothing(seed: u64) -> Option<String> {
     let size = Size::byzantine(9);

@@ -124,7 +124,13 @@ fn a_shard_goes_home_and_is_given_up_only_when_all_are_home() {
     answers.insert(away, Some(Possession::Held(vec![0])));
     let mover = plan(&members, &answers, away);
     assert_eq!((mover.moves, mover.surplus, mover.lost), (vec![(0, home)], vec![], vec![]));
-    assert!(plan(&members, &answers, homes.holders()[1]).moves.is_empty(), "only its holder moves it");
+    assert_eq!(mover.claimed, vec![]);
+    let other = plan(&members, &answers, homes.holders()[1]);
+    assert_eq!(
+        (other.moves, other.claimed),
+        (vec![], vec![(0, home)]),
+        "only its holder moves it, as it says"
+    );
     answers.insert(home, Some(Possession::Held(vec![0])));
     let done = plan(&members, &answers, away);
     assert_eq!((done.moves, done.surplus), (vec![], vec![0]));
