@@ -466,7 +466,7 @@ impl ExtentReader {
         answers
     }
 
-    /// The same of these nodes; `None` of one that has no record of the extent.
+    /// What these nodes say; `None` of one that has no record of the extent.
     async fn holdings_of(&self, nodes: Vec<NodeId>) -> Vec<(NodeId, Result<Option<Vec<u8>>>)> {
         let calls = nodes.into_iter().map(|node| (node, self.ask_holding(node))).collect();
         gather(&*self.engine.runtime, calls, self.layout.redundancy.parity()).await
