@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use common::lab::{Dial, FaultyTransport};
-use common::parts::{Lasting, Shifted};
+use common::clock::Shifted;
+use common::lab::{Dial, Disk, FaultyStore, FaultyTransport};
 use common::{PATIENCE, noise, run, until_alone, within};
 use datamesh::format::{Refusal, Reply, Request};
 use datamesh::ports::{Identity, Message, Timestamp, Transport};
@@ -313,13 +313,13 @@ fn who_is_not_admitted_neither_learns_a_new_mesh_key_nor_changes_it() {
 fn an_epoch_that_was_not_kept_is_kept_when_it_comes_again() {
     run(async {
         for is_told in [false, true] {
-            let (network, mut admission, store) = (MemoryNetwork::new(), authority(1), Lasting::new());
+            let (network, mut admission, store) = (MemoryNetwork::new(), authority(1), FaultyStore::new());
             let own = certificate(&admission, identity(0).node_id(), "zone-0");
             let open = || node(&network, 0).storage(store.clone()).mesh_key(MeshKey::from_bytes([1; 32]));
             let mesh = open().admission([admission.key()]).certificate(own).open().await.unwrap();
             let epoch = admission.revoke(identity(5).node_id()).unwrap();
             for is_full in [true, false] {
-                store.set_full(is_full);
+                store.set(if is_full { Disk::TakesNothing } else { Disk::Honest });
                 let is_kept = if is_told {
                     let (request, body) = (Request::Epoch { number: 0 }, epoch.encode());
                     ask(&network, identity(6).node_id(), &mesh, request, body).await.0 == Reply::Done

@@ -5,7 +5,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::parts::{Lasting, Shifted};
+use common::clock::Shifted;
+use common::lab::FaultyStore;
 use common::{PATIENCE, memory_mesh, memory_mesh_on, run, within};
 use datamesh::ports::Storage;
 use datamesh::{ErrorKind, Event, Events, KeyRing, MemoryNetwork, Mesh, MeshKey};
@@ -79,7 +80,7 @@ fn changes_at_once_converge() {
 #[test]
 fn a_node_keeps_that_a_key_has_ended() {
     run(async {
-        let (network, store) = (MemoryNetwork::new(), Lasting::new());
+        let (network, store) = (MemoryNetwork::new(), FaultyStore::new());
         let nodes = memory_mesh_on(&network, 1).await;
         let identity = || datamesh::NodeIdentity::from_secret([9; 32]);
         let open = || datamesh::builder().network(&network).capacity(1 << 40).identity(identity());

@@ -24,8 +24,8 @@ const MAX_IDLE: usize = 16;
 
 /// The default [`ErasureCode`]: systematic Reed-Solomon over GF(2^16) (Leopard), code 1.
 ///
-/// It keeps the working space of the last calls for the next ones, at most 16 encoders and 16 decoders, which take 2 MiB
-/// each for a usual stripe, until [`trim`](ErasureCode::trim) gives back what is not used any more.
+/// It keeps the working space of the last calls for the next ones, at most 16 encoders and 16 decoders, of which each
+/// takes 2 MiB for a usual stripe, until [`trim`](ErasureCode::trim) gives back what is not used any more.
 ///
 /// ```
 /// use datamesh_core::ports::{ErasureCode, Redundancy};

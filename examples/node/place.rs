@@ -160,8 +160,13 @@ pub(crate) async fn join(
     output: Output,
 ) -> Result<()> {
     settings.check()?;
-    // A client until it runs: nobody should wait for a node that is not there yet.
-    let builder = datamesh::builder().path(directory).capacity(0);
+    // A client until it runs: nobody should wait for a node that is not there yet. One that is a node already offers what
+    // it did, for with less it would be leaving.
+    let builder = if is_node(directory) {
+        Settings::read(directory)?.quiet_builder(directory)
+    } else {
+        datamesh::builder().path(directory).capacity(0)
+    };
     let builder = if rejoin { builder.rejoin(ticket) } else { builder.join(ticket) };
     let mesh = builder.open().await?;
     let (node, is_admitting) = (mesh.node_id(), !mesh.admission_keys().is_empty());

@@ -58,8 +58,10 @@ pub(crate) enum Disk {
     HangsOnReads,
     /// Never comes back from a write of a blob.
     HangsOnWrites,
-    /// Has no room.
+    /// Has no room for blobs.
     Full,
+    /// Has no room for records either.
+    TakesNothing,
 }
 
 /// A late answer comes after this: far more than a hedge or a straggler's grace, and less than a test's limit.
@@ -287,7 +289,7 @@ impl Storage for FaultyStore {
         match self.disk() {
             Disk::DropsBlobs => Ok(()),
             Disk::HangsOnWrites => futures::future::pending().await,
-            Disk::Full => Err(Error::new(ErrorKind::StorageFull, "no room in this test")),
+            Disk::Full | Disk::TakesNothing => Err(no_room()),
             _ => self.inner.write_blob(id, bytes).await,
         }
     }
@@ -325,7 +327,10 @@ impl Storage for FaultyStore {
     }
 
     async fn commit(&self, batch: Batch) -> Result<()> {
-        self.inner.commit(batch).await
+        match self.disk() {
+            Disk::TakesNothing => Err(no_room()),
+            _ => self.inner.commit(batch).await,
+        }
     }
 
     async fn capacity(&self) -> Result<Capacity> {
@@ -339,6 +344,10 @@ impl Storage for FaultyStore {
     async fn close(&self) -> Result<()> {
         Ok(())
     }
+}
+
+fn no_room() -> Error {
+    Error::new(ErrorKind::StorageFull, "no room in this test")
 }
 
 /// One node of a [`Lab`].

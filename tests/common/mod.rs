@@ -2,8 +2,8 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper that fails fails its test")]
 
+pub(crate) mod clock;
 pub(crate) mod lab;
-pub(crate) mod parts;
 
 use std::future::Future;
 use std::time::Duration;

@@ -58,9 +58,7 @@ where
     Fut: Future<Output = Vec<T>>,
 {
     let bench = Bench { runtime, patience };
-    let nodes: Vec<_> = open(3).await.into_iter().map(|transport| bench.serve(transport)).collect();
-    let [a, b, c] = nodes.try_into().unwrap_or_else(|_| panic!("the factory did not give three transports"));
-    bench.peers_connect(&a, &b, &c).await;
+    let [a, b, c] = bench.three(open(3).await).await;
     bench.replies_come_from_the_right_peer(&a, &b, &c).await;
     bench.time_is_kept(&a, &b).await;
     bench.a_dropped_reply_fails_the_call(&a, &b).await;
@@ -111,9 +109,7 @@ where
     Fut: Future<Output = Vec<T>>,
 {
     let bench = Bench { runtime, patience };
-    let nodes: Vec<_> = open(3).await.into_iter().map(|transport| bench.serve(transport)).collect();
-    let [a, b, c] = nodes.try_into().unwrap_or_else(|_| panic!("the factory did not give three transports"));
-    bench.peers_connect(&a, &b, &c).await;
+    let [a, b, c] = bench.three(open(3).await).await;
     bench.refused_nodes_get_no_connection(&a, &b, &c).await;
     for peer in [a, b, c] {
         bench.within(bench.patience, "clause 10: a transport hangs at its end", peer.transport.close()).await;
@@ -155,6 +151,16 @@ impl Bench {
     /// How long a call may take that must fail without waiting for its own limit.
     fn prompt(&self) -> Duration {
         self.patience / 2
+    }
+
+    /// Serves three transports, and waits until they are connected.
+    async fn three<T: Transport>(&self, opened: Vec<T>) -> [Peer<T>; 3] {
+        let nodes: Vec<_> = opened.into_iter().map(|transport| self.serve(transport)).collect();
+        let nodes: [Peer<T>; 3] =
+            nodes.try_into().unwrap_or_else(|_| panic!("the factory did not give three transports"));
+        let [a, b, c] = &nodes;
+        self.peers_connect(a, b, c).await;
+        nodes
     }
 
     /// Serves a transport: the first byte of a head says what to do.
