@@ -15,10 +15,19 @@ use crate::ports::Redundancy;
 /// What each node that was asked said; `None` where it did not answer.
 pub(super) type Answers = BTreeMap<NodeId, Option<Possession>>;
 
-/// How far down the ranking a silent member may be the one that holds what is missing: holders were chosen among the
-/// first so many when they were written, a few of which may have been down then.
+/// How far down the ranking a silent member may be the one that has a manifest, and what went elsewhere because those
+/// who should have it took nothing.
 pub(super) const fn reach(redundancy: Redundancy) -> usize {
     2 * redundancy.total() + 8
+}
+
+/// The members that may have what is missing of an extent: those who are to have it, those who would be if these were
+/// not there, and were if these have come since, and the first ones of the ranking.
+pub(super) fn near(ranking: &Ranking<'_>, homes: &Assignment, redundancy: Redundancy) -> BTreeSet<NodeId> {
+    let first: BTreeSet<NodeId> = homes.holders().iter().copied().collect();
+    let next = ranking.replacement(redundancy, homes, &first);
+    let next = next.iter().flat_map(|next| next.holders().iter().copied());
+    ranking.nodes().take(reach(redundancy)).chain(next).chain(first.iter().copied()).collect()
 }
 
 /// Who may hold data, and who may have some.
@@ -197,15 +206,19 @@ pub(super) fn plan_extent(
     if held.len() < redundancy.data() && answers.values().flatten().any(|said| *said == Possession::Removed) {
         return None;
     }
-    let near = ranking.nodes().take(reach(redundancy)).chain(view.leaving.iter().copied());
-    let silent = near.filter_map(|node| answers.get(&node)).any(Option::is_none);
+    let is_silent = |node: &NodeId| matches!(answers.get(node), Some(None));
+    let may_have_it = |homes: &Assignment| {
+        near(ranking, homes, redundancy).iter().any(is_silent) || view.leaving.iter().any(is_silent)
+    };
+    let given = homes;
     let holdings: Vec<(NodeId, Vec<u8>)> =
         holders.iter().filter_map(|node| Some((*node, said(node)?.indexes().to_vec()))).collect();
     let homes = homes.keeping(&holdings);
     let seats: Vec<Seat> = (0..=u8::MAX).zip(homes.holders().iter().copied()).collect();
     let missing: Vec<Seat> = seats.iter().copied().filter(|(index, _)| !held.contains(index)).collect();
 
-    let is_open = silent && !missing.is_empty();
+    // Most often nothing is missing, and nobody is silent.
+    let is_open = !missing.is_empty() && answers.values().any(Option::is_none) && may_have_it(given);
     let lost: Vec<Seat> = if is_open { Vec::new() } else { seats_for(&missing, ranking, &holders, said) };
     let spare = redundancy.parity().saturating_sub(lost.len());
     let is_due = !lost.is_empty() && is_urgent(redundancy, spare);

@@ -70,13 +70,19 @@ impl Roster {
         self.seen.get(node).map_or(self.began, |seen| seen.since)
     }
 
-    /// Since when nothing has changed among those who may hold what has this key: the first ones of the ranking, the
-    /// gone among them.
+    /// Since when nothing has changed among those who are to hold what has this key, as a manifest or an extent: where
+    /// all who were seen are there, and where those who are not present are gone.
     pub(super) fn quiet_since(&self, key: &[u8; 32], redundancy: Redundancy) -> Instant {
-        let members: Vec<Member> = self.seen.values().map(|seen| seen.member.clone()).collect();
-        let ranking = rank(key, &members);
-        let first = ranking.nodes().take(2 * redundancy.total());
-        first.map(|node| self.since(&node)).max().unwrap_or(self.began)
+        let all: Vec<Member> = self.seen.values().map(|seen| seen.member.clone()).collect();
+        let present = self.seen.values().filter(|seen| seen.is_present);
+        let present: Vec<Member> = present.map(|seen| seen.member.clone()).collect();
+        let mut near = Vec::new();
+        for members in [all, present] {
+            let ranking = rank(key, &members);
+            near.extend(ranking.nodes().take(2 * redundancy.total()));
+            near.extend(ranking.assign(redundancy).iter().flat_map(|homes| homes.holders().iter().copied()));
+        }
+        near.iter().map(|node| self.since(node)).max().unwrap_or(self.began)
     }
 }
 
@@ -108,6 +114,32 @@ mod tests {
         assert!(roster.observe(&[], &[], at(100)), "a leaves");
         assert!(!roster.observe(&[], &[], at(110)));
         assert_eq!(roster.since(&a.node), at(100));
+    }
+
+    #[test]
+    fn whoever_is_to_hold_a_shard_disturbs_its_quiet() {
+        let members: Vec<Member> = (0..60).map(|number| member(number, 8)).collect();
+        let (key, code) = ([3; 32], Redundancy::STANDARD);
+        let homes = rank(&key, &members).assign(code).unwrap();
+        let first: Vec<NodeId> = rank(&key, &members).nodes().take(2 * code.total()).collect();
+        let mut roster = Roster::new(at(0));
+        roster.observe(&members, &members, at(1));
+        for (number, home) in (0..).zip(homes.holders()) {
+            // It is gone, and then somebody else is to have its shard, and then it is back.
+            let rest: Vec<Member> = members.iter().filter(|member| member.node != *home).cloned().collect();
+            for (present, now) in [(&rest, at(10 + 20 * number)), (&members, at(20 + 20 * number))] {
+                roster.observe(&members, present, now);
+                assert_eq!(roster.quiet_since(&key, code), now, "{home:?}");
+            }
+        }
+        // Whoever is neither: nothing of this depends on it.
+        let quiet = roster.quiet_since(&key, code);
+        let other = members.iter().map(|member| member.node);
+        let other =
+            other.filter(|node| !first.contains(node) && !homes.holders().contains(node)).last().unwrap();
+        let rest: Vec<Member> = members.iter().filter(|member| member.node != other).cloned().collect();
+        roster.observe(&members, &rest, at(1000));
+        assert_eq!(roster.quiet_since(&key, code), quiet);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
-use crate::care::plan::{Answers, ExtentPlan, ManifestPlan, View, plan_extent, plan_manifest, reach};
+use crate::care::plan::{Answers, ExtentPlan, ManifestPlan, View, near, plan_extent, plan_manifest, reach};
 use crate::error::Result;
 use crate::format::{Layout, MAX_SURVEYED, Manifest, PlacementKey, Possession, Reply, Request, StoredExtent};
 use crate::id::{ExtentId, NodeId, ObjectId};
@@ -126,6 +126,9 @@ pub(super) trait Subject: Copy + Ord + Send + Sync + 'static {
 
     /// Whom the first round asks.
     fn nodes(homes: &Self::Homes) -> &[NodeId];
+
+    /// Who may have what those have not.
+    fn near(ranking: &Ranking<'_>, homes: &Self::Homes, redundancy: Redundancy) -> BTreeSet<NodeId>;
 }
 
 impl Subject for ExtentId {
@@ -142,6 +145,10 @@ impl Subject for ExtentId {
     fn nodes(homes: &Option<Assignment>) -> &[NodeId] {
         homes.as_ref().map_or(&[], Assignment::holders)
     }
+
+    fn near(ranking: &Ranking<'_>, homes: &Option<Assignment>, redundancy: Redundancy) -> BTreeSet<NodeId> {
+        homes.as_ref().map(|homes| near(ranking, homes, redundancy)).unwrap_or_default()
+    }
 }
 
 impl Subject for ObjectId {
@@ -157,6 +164,10 @@ impl Subject for ObjectId {
 
     fn nodes(homes: &Vec<NodeId>) -> &[NodeId] {
         homes
+    }
+
+    fn near(ranking: &Ranking<'_>, _homes: &Vec<NodeId>, redundancy: Redundancy) -> BTreeSet<NodeId> {
+        ranking.nodes().take(reach(redundancy)).collect()
     }
 }
 
@@ -197,7 +208,7 @@ pub(super) async fn survey_manifests(
     survey(engine, view, entries, decide, whom).await
 }
 
-/// Asks the holders that the ranking names; about what is not as it should be those that come next in the ranking,
+/// Asks the holders that the ranking names; about what is not as it should be those that come next,
 /// where shards are that could not be where they should; and about what is lost all others, for only what nobody has
 /// is lost.
 async fn survey<I: Subject, P>(
@@ -255,7 +266,10 @@ impl<'a, I: Subject, P> Case<'a, I, P> {
         let leaving = view.leaving.iter().copied();
         match whom {
             Whom::Homes => I::nodes(&self.homes).iter().copied().chain(leaving).chain([local]).collect(),
-            Whom::Near => self.ranking.nodes().take(reach(self.entry.redundancy)).chain(leaving).collect(),
+            Whom::Near => {
+                let near = I::near(&self.ranking, &self.homes, self.entry.redundancy);
+                near.into_iter().chain(leaving).collect()
+            }
             Whom::All => view.nodes().collect(),
         }
     }

@@ -97,6 +97,40 @@ fn silence_is_waited_for_and_absence_is_not() {
     assert!(acting.lost.iter().all(|(_, home)| *home != victim));
 }
 
+/// In a mesh with more nodes than are near in the ranking: holders are drawn for each shard, wherever they rank.
+#[test]
+fn silence_is_waited_for_wherever_a_holder_ranks() {
+    let all = members(60);
+    let ranking = rank(&KEY, &all);
+    let homes = ranking.assign(CODE).unwrap();
+    let far: BTreeSet<NodeId> = ranking.nodes().skip(reach(CODE)).collect();
+    assert!(homes.holders().iter().any(|home| far.contains(home)), "or this shows nothing");
+    for silent in homes.holders() {
+        let mut answers = at_home(&all);
+        answers.insert(*silent, None);
+        for local in homes.holders().iter().filter(|node| *node != silent) {
+            let waiting = plan(&all, &answers, *local);
+            assert!(waiting.is_open && waiting.lost.is_empty() && !waiting.is_due);
+        }
+        // One that has come since is to have the shard, and the one that had it is silent.
+        let before: Vec<Member> = all.iter().filter(|member| member.node != *silent).cloned().collect();
+        let earlier = rank(&KEY, &before).assign(CODE).unwrap();
+        let mut answers = at_home(&before);
+        answers.insert(*silent, Some(Possession::Absent));
+        for old in earlier.holders().iter().filter(|old| !homes.holders().contains(old)) {
+            answers.insert(*old, None);
+            let waiting = plan(&all, &answers, *silent);
+            assert!(waiting.is_open && waiting.lost.is_empty(), "{old:?} had it");
+        }
+    }
+    // Silence of one that has nothing to do with it is no reason to wait.
+    let near = near(&ranking, &homes, CODE);
+    let other = ranking.nodes().find(|node| !near.contains(node)).unwrap();
+    let mut answers = at_home(&all);
+    answers.extend([(homes.holders()[0], Some(Possession::Absent)), (other, None)]);
+    assert_eq!(plan(&all, &answers, homes.holders()[1]).lost.len(), 1);
+}
+
 #[test]
 fn half_of_a_wide_margin_is_lost_before_it_is_repaired() {
     let code = Redundancy::new(4, 4).unwrap();
