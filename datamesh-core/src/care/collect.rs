@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::care::Care;
 use crate::care::spread::HOUR;
+use crate::care::{Care, CareOptions};
 use crate::error::Result;
 use crate::format::{MAX_REMOVALS, Reply, Request, UnnamedFor};
 use crate::id::{ExtentId, NodeId};
@@ -45,6 +45,12 @@ fn all_of(members: impl Iterator<Item = NodeId>, local: NodeId) -> Option<Vec<No
     all.contains(&local).then_some(all)
 }
 
+/// Whether an extent has waited long enough: the hour of the first look at it is not counted, for it may have come just
+/// before that.
+fn is_old(age: UnnamedFor, options: &CareOptions) -> bool {
+    age.hours > options.orphan_hours()
+}
+
 impl Care {
     /// Collects for ever, once an hour.
     pub(crate) async fn collect(self: Arc<Self>) {
@@ -78,8 +84,7 @@ impl Care {
                 }
             }
             self.node.note_names(&ages).await?;
-            let limit = self.options.orphan_hours();
-            let old = ages.iter().filter(|(_, age)| age.is_some_and(|age| age.hours >= limit));
+            let old = ages.iter().filter(|(_, age)| age.is_some_and(|age| is_old(age, &self.options)));
             for (extent, _) in old {
                 if self.node.collect_extent(*extent).await? {
                     count(&self.engine.counters.extents_collected, 1);
@@ -130,6 +135,20 @@ mod tests {
         assert_eq!(all(&[None, Some(false)]), Naming::Unknown);
         assert_eq!(all(&[None, Some(true)]), Naming::Named);
         assert_eq!(all(&[Some(true), None, Some(false)]), Naming::Named);
+    }
+
+    #[test]
+    fn an_extent_waits_for_its_whole_age() {
+        for hours in 1..5 {
+            let age = HOUR * hours;
+            let options = CareOptions::default().with_orphan_age(age);
+            // An extent that came just before a look has waited for one hour less than it was looked at.
+            let waited =
+                (1..).find(|hours| is_old(UnnamedFor { hours: *hours }, &options)).map(|hours| hours - 1);
+            let waited = HOUR * u32::try_from(waited.unwrap()).unwrap();
+            assert_eq!(waited, age);
+            assert!(options.put_limit() < waited);
+        }
     }
 
     #[test]
