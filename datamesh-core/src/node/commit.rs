@@ -27,6 +27,7 @@ impl Node {
         if self.name_of(&body).await? != shard {
             return Err(invalid("the bytes are not those of the shard named".into()));
         }
+        self.make_room(from, body.len() as u64).await?;
         let _shared = self.gate.together().await;
         if let Err(leaving) = self.check_takes_more() {
             // What has rotted here is brought back all the same, so that it can be brought to others.
@@ -40,6 +41,17 @@ impl Node {
             self.staging().remove(&shard);
         }
         written.map(|()| Reply::Done)
+    }
+
+    /// Drops what those who have the most have staged, where there is no room for a shard of a peer that has less.
+    async fn make_room(&self, from: NodeId, len: u64) -> Result<()> {
+        if self.staging().to_evict(from, len).is_empty() {
+            return Ok(());
+        }
+        // No commit may be under way that has seen them here.
+        let _alone = self.gate.alone().await;
+        let evicted = self.staging().to_evict(from, len);
+        self.drop_staged(evicted).await
     }
 
     async fn name_of(&self, body: &Bytes) -> Result<ShardId> {

@@ -7,19 +7,36 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{NodeId, ShardId};
 use crate::ports::Instant;
 
+/// Shards that make room at a time: whoever needs room looks through all that is staged, and not for each shard anew.
+const EVICTED_AT_ONCE: usize = 64;
+
 /// One staged shard.
 #[derive(Debug, Clone, Copy)]
 struct Staged {
-    /// Who staged it; `None` when several did, so that none of them can take it from the others.
-    from: Option<NodeId>,
+    /// Who staged it first, and whose share it is part of.
+    from: NodeId,
+    /// Whether others staged it as well, so that none of them can take it from the others.
+    is_shared: bool,
     at: Instant,
     len: u64,
 }
 
+/// What one peer has staged.
+#[derive(Debug, Clone, Copy, Default)]
+struct Share {
+    shards: usize,
+    bytes: u64,
+}
+
 /// The staged shards, bounded by count and bytes.
+///
+/// Room is shared by need: whoever wants little gets it, and where there is none it is taken from the peer that has the
+/// most. So nobody keeps the others from staging by what it never commits.
 #[derive(Debug)]
 pub(super) struct Staging {
     shards: BTreeMap<ShardId, Staged>,
+    /// Who has staged something. At most as many as there are shards.
+    shares: BTreeMap<NodeId, Share>,
     bytes: u64,
     max_shards: usize,
     max_bytes: u64,
@@ -27,32 +44,80 @@ pub(super) struct Staging {
 
 impl Staging {
     pub(super) fn new(max_shards: usize, max_bytes: u64) -> Self {
-        Self { shards: BTreeMap::new(), bytes: 0, max_shards, max_bytes }
+        Self { shards: BTreeMap::new(), shares: BTreeMap::new(), bytes: 0, max_shards, max_bytes }
     }
 
     /// Notes a shard, before it is written. Returns whether it is new here.
+    ///
+    /// # Errors
+    /// `Busy` where there is no room; [`to_evict`](Self::to_evict) says what may make some.
     pub(super) fn insert(&mut self, shard: ShardId, from: NodeId, at: Instant, len: u64) -> Result<bool> {
         if let Some(staged) = self.shards.get_mut(&shard) {
             staged.at = at;
-            staged.from = staged.from.filter(|first| *first == from);
+            staged.is_shared |= staged.from != from;
             return Ok(false);
         }
-        let bytes = self.bytes.saturating_add(len);
-        if self.shards.len() >= self.max_shards || bytes > self.max_bytes {
+        if !self.fits(len) {
             let (shards, bytes) = self.totals();
             return Err(Error::new(
                 ErrorKind::Busy,
                 format!("{shards} shards of {bytes} bytes wait for their commit here; try again later"),
             ));
         }
-        self.bytes = bytes;
-        self.shards.insert(shard, Staged { from: Some(from), at, len });
+        self.bytes = self.bytes.saturating_add(len);
+        let share = self.shares.entry(from).or_default();
+        share.shards = share.shards.saturating_add(1);
+        share.bytes = share.bytes.saturating_add(len);
+        self.shards.insert(shard, Staged { from, is_shared: false, at, len });
         Ok(true)
     }
 
+    fn fits(&self, len: u64) -> bool {
+        self.shards.len() < self.max_shards && self.bytes.saturating_add(len) <= self.max_bytes
+    }
+
+    /// The oldest shards of the peer that has the most of what is short: so many as make room for one of `len` bytes
+    /// from `from`, and some more. None where there is room, or where nobody would still have as much as `from` then.
+    ///
+    /// Whoever staged them is told by its commit that they are missing, and stages them again.
+    pub(super) fn to_evict(&self, from: NodeId, len: u64) -> Vec<ShardId> {
+        if self.fits(len) {
+            return Vec::new();
+        }
+        let is_full = self.shards.len() >= self.max_shards;
+        let amount = |share: &Share| if is_full { share.shards as u64 } else { share.bytes };
+        let Some((largest, most)) = self.shares.iter().max_by_key(|(_, share)| amount(share)) else {
+            return Vec::new();
+        };
+        let own = self.shares.get(&from).copied().unwrap_or_default();
+        // What may go without the peer having less than who takes its place.
+        let may_go = amount(most).saturating_sub(amount(&own).saturating_add(if is_full { 1 } else { len }));
+        let theirs = self.shards.iter().filter(|(_, staged)| staged.from == *largest);
+        let mut oldest: Vec<_> = theirs.map(|(shard, staged)| (staged.at, *shard, staged.len)).collect();
+        oldest.sort_unstable();
+        let mut gone = 0u64;
+        let takes = |(_, shard, len): (Instant, ShardId, u64)| {
+            gone = gone.saturating_add(if is_full { 1 } else { len });
+            (gone <= may_go).then_some(shard)
+        };
+        let evicted: Vec<ShardId> = oldest.into_iter().take(EVICTED_AT_ONCE).map_while(takes).collect();
+        let lens = evicted.iter().filter_map(|shard| self.shards.get(shard));
+        let freed: u64 = lens.map(|staged| staged.len).sum();
+        // Nobody is to lose what makes no room.
+        let makes_room =
+            !evicted.is_empty() && self.bytes.saturating_add(len) <= self.max_bytes.saturating_add(freed);
+        if makes_room { evicted } else { Vec::new() }
+    }
+
     pub(super) fn remove(&mut self, shard: &ShardId) {
-        if let Some(staged) = self.shards.remove(shard) {
-            self.bytes = self.bytes.saturating_sub(staged.len);
+        let Some(staged) = self.shards.remove(shard) else { return };
+        self.bytes = self.bytes.saturating_sub(staged.len);
+        if let Some(share) = self.shares.get_mut(&staged.from) {
+            share.shards = share.shards.saturating_sub(1);
+            share.bytes = share.bytes.saturating_sub(staged.len);
+            if share.shards == 0 {
+                self.shares.remove(&staged.from);
+            }
         }
     }
 
@@ -62,7 +127,7 @@ impl Staging {
 
     /// Whether this node, and no other, staged the shard.
     pub(super) fn is_from(&self, shard: &ShardId, from: NodeId) -> bool {
-        self.shards.get(shard).is_some_and(|staged| staged.from == Some(from))
+        self.shards.get(shard).is_some_and(|staged| staged.from == from && !staged.is_shared)
     }
 
     /// Up to `limit` shards that were staged `age` ago or longer.
@@ -74,5 +139,84 @@ impl Staging {
     /// Shards and their bytes.
     pub(super) fn totals(&self) -> (usize, u64) {
         (self.shards.len(), self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 32])
+    }
+
+    fn shard(number: usize) -> ShardId {
+        ShardId::of(&number.to_le_bytes())
+    }
+
+    fn at(second: u64) -> Instant {
+        Instant::from_start(Duration::from_secs(second))
+    }
+
+    /// Stages what may be staged, as a node does; returns what had to go, and whether it was taken.
+    fn stage(staging: &mut Staging, number: usize, from: NodeId, len: u64) -> (Vec<ShardId>, bool) {
+        let evicted = staging.to_evict(from, len);
+        evicted.iter().for_each(|shard| staging.remove(shard));
+        (evicted, staging.insert(shard(number), from, at(number as u64), len).is_ok())
+    }
+
+    fn sum(staging: &Staging) -> (usize, u64) {
+        let shares = staging.shares.values();
+        shares.fold((0, 0), |sum, share| (sum.0 + share.shards, sum.1 + share.bytes))
+    }
+
+    #[test]
+    fn who_stages_all_it_can_keeps_nobody_from_staging() {
+        let (most, greedy, modest) = (1 << 16, peer(1), peer(2));
+        let mut staging = Staging::new(most, 1 << 30);
+        for number in 0..most {
+            assert_eq!(stage(&mut staging, number, greedy, 1), (vec![], true));
+        }
+        assert_eq!(stage(&mut staging, most, greedy, 1), (vec![], false), "its own makes no room for it");
+        let (evicted, is_taken) = stage(&mut staging, most, modest, 1);
+        assert!(is_taken);
+        let oldest: Vec<ShardId> = (0..EVICTED_AT_ONCE).map(shard).collect();
+        assert_eq!(evicted, oldest);
+        // Until both have half.
+        for number in most + 1..3 * most / 2 {
+            assert!(stage(&mut staging, number, modest, 1).1, "{number}");
+        }
+        assert!(!stage(&mut staging, 2 * most, modest, 1).1);
+        assert!(!stage(&mut staging, 2 * most, greedy, 1).1);
+        assert!(stage(&mut staging, 2 * most, peer(3), 1).1, "a third one");
+        assert_eq!(sum(&staging), staging.totals());
+    }
+
+    #[test]
+    fn bytes_are_shared_as_well() {
+        let mut staging = Staging::new(100, 1000);
+        for number in 0..10 {
+            assert!(stage(&mut staging, number, peer(1), 100).1);
+        }
+        assert_eq!(staging.totals(), (10, 1000), "as much as may be");
+        assert!(!stage(&mut staging, 10, peer(1), 1).1, "one byte more");
+        let (evicted, is_taken) = stage(&mut staging, 10, peer(2), 501);
+        assert_eq!((evicted.len(), is_taken), (0, false), "then it would have the most");
+        let (evicted, is_taken) = stage(&mut staging, 10, peer(2), 500);
+        assert_eq!((evicted, is_taken), ((0..5).map(shard).collect(), true));
+        assert_eq!(staging.totals(), (6, 1000));
+        assert_eq!(sum(&staging), staging.totals());
+    }
+
+    #[test]
+    fn what_two_have_staged_is_neither_ones_alone() {
+        let mut staging = Staging::new(100, 1000);
+        assert!(staging.insert(shard(0), peer(1), at(0), 10).unwrap());
+        assert!(staging.is_from(&shard(0), peer(1)));
+        assert!(!staging.insert(shard(0), peer(2), at(1), 10).unwrap());
+        assert!(!staging.is_from(&shard(0), peer(1)) && !staging.is_from(&shard(0), peer(2)));
+        assert_eq!(sum(&staging), (1, 10));
+        staging.remove(&shard(0));
+        assert_eq!((sum(&staging), staging.totals()), ((0, 0), (0, 0)));
     }
 }

@@ -115,6 +115,30 @@ fn staging_is_bounded() {
     assert_eq!(fixture.stage(&shard(3)), Reply::Done);
 }
 
+/// Whoever stages without end takes no room from those who stage little; what it loses its commit says.
+#[test]
+fn nobody_keeps_others_from_staging() {
+    let (shards, layout) = sample(0);
+    let len = shards[0].len() as u64;
+    let fixture = Fixture::with_staged_bytes(4 * len);
+    for bytes in shards.iter().take(3) {
+        assert_eq!(fixture.stage(bytes), Reply::Done);
+    }
+    let of_bob = |number: usize| {
+        let bytes = Bytes::from(vec![number as u8; shards[0].len()]);
+        let request = Request::Stage { shard: ShardId::of(&bytes) };
+        block_on(fixture.node.handle(BOB, request, bytes)).0
+    };
+    assert_eq!(of_bob(200), Reply::Done, "the last place");
+    assert_eq!(of_bob(201), Reply::Done, "a place of who has three");
+    assert_eq!(refusal(of_bob(202)), Refusal::Busy, "now each has two");
+    let (kept, lost): (Vec<u16>, Vec<u16>) =
+        (0..3).partition(|index| fixture.has(&shards[usize::from(*index)]));
+    assert_eq!((kept.len(), lost.len()), (2, 1));
+    let missing = lost.into_iter().chain([3, 4, 5]).collect();
+    assert_eq!(fixture.commit(&layout, &[0, 1, 2]), Reply::Missing { positions: missing });
+}
+
 #[test]
 fn only_the_peer_that_staged_can_unstage() {
     let fixture = Fixture::new();
