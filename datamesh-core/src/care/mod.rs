@@ -49,6 +49,8 @@ pub(crate) use detector::{Detector, TICK};
 pub use object::RepairReport;
 pub(crate) use object::repair_object;
 pub use options::CareOptions;
+#[cfg(test)]
+pub(crate) use spread::{PAGE as REMOVALS_OF_MESSAGE, PAGES_OF_A_LOOK as MESSAGES_OF_A_LOOK};
 pub use standing::{Audit, Audits};
 pub use status::{CareProgress, CareStatus, Margins};
 

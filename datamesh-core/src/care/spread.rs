@@ -46,10 +46,10 @@ const AT_ONCE: usize = 8;
 const TOLD_OF_A_LOOK: usize = 64;
 
 /// Removals of one message, which are 32 KiB.
-const PAGE: usize = 512;
+pub(crate) const PAGE: usize = 512;
 
 /// Messages to one node in one look: half a megabyte, beside which other work goes on.
-const PAGES_OF_A_LOOK: usize = 16;
+pub(crate) const PAGES_OF_A_LOOK: usize = 16;
 
 /// When each node last said the name of its store.
 type Greeted = Mutex<BTreeMap<NodeId, Instant>>;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::format::{Refusal, Reply, Request};
 use crate::id::NodeId;
 use crate::mesh::Core;
-use crate::mesh::rate::is_rated;
+use crate::mesh::rate::cost_of;
 use crate::observe::count;
 use crate::planted::{Bug, is_active};
 use crate::ports::{Inbound, Message};
@@ -44,7 +44,7 @@ impl Core {
                 let text = "this node was revoked; ask who admits nodes to the mesh".to_owned();
                 (Reply::Failed { refusal: Refusal::Denied, text }, Bytes::new())
             }
-            Ok(request) if is_rated(&request) && !self.is_within_rate(from) => {
+            Ok(request) if !self.is_within_rate(from, cost_of(&request)) => {
                 let (rate, burst) = (self.limits.control_per_second, self.limits.control_burst);
                 let text =
                     format!("more than {rate} such requests in a second after {burst} at once; ask later");
@@ -71,8 +71,8 @@ impl Core {
         is_lost
     }
 
-    fn is_within_rate(&self, from: NodeId) -> bool {
-        let is_within = self.rates.take(from, self.engine.runtime.now());
+    fn is_within_rate(&self, from: NodeId, cost: u32) -> bool {
+        let is_within = self.rates.take(from, cost, self.engine.runtime.now());
         if !is_within {
             count(&self.engine.counters.requests_refused, 1);
         }

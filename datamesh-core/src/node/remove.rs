@@ -1,6 +1,6 @@
 //! Removing: what was staged in vain, and objects for whoever knows the removal secret.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use subtle::ConstantTimeEq;
 
@@ -14,6 +14,9 @@ use crate::format::{
 use crate::id::{ExtentId, ID_LEN, NodeId, ObjectId, ShardId};
 use crate::planted::{Bug, is_active};
 use crate::ports::{Batch, Table};
+
+/// Names that are kept away with one sync, for which requests wait.
+const FORBIDDEN_AT_ONCE: usize = 128;
 
 /// What was said of names that are to stay away.
 struct Forbidden {
@@ -56,7 +59,8 @@ impl Node {
     pub(super) async fn remove_object(&self, object: ObjectId, secret: &RemovalSecret) -> Result<Reply> {
         let _alone = self.gate.alone().await;
         let Some(record) = self.stored_manifest(object).await? else {
-            return Ok(self.forbid(BTreeSet::from([*object.as_bytes()]), secret).await?.reply);
+            let removed = Removed { id: *object.as_bytes(), secret: secret.clone() };
+            return Ok(self.forbid(vec![removed]).await?.reply);
         };
         let manifest = Manifest::decode(&record.manifest)?;
         check_secret(secret, &manifest.public().removal)?;
@@ -105,25 +109,37 @@ impl Node {
     }
 
     /// Leaves tombstones of all that is not here; gives back what came meanwhile and can be removed.
-    async fn forbid_all(&self, removals: Vec<Removed>) -> Result<Vec<Removed>> {
+    async fn forbid_all(&self, mut removals: Vec<Removed>) -> Result<Vec<Removed>> {
         let mut came = Vec::new();
-        for removed in removals {
-            let removal = removed.secret.hash();
-            if self.is_removed(&removed.id, &removal).await? {
-                continue;
-            }
-            let _alone = self.gate.alone().await;
-            match self.removal_of(&removed.id).await? {
-                Some(here) if here == removal => came.push(removed),
-                Some(_) => {}
-                // Whoever tells it does so again when there is room.
-                None => {
-                    let forbidden = self.forbid(BTreeSet::from([removed.id]), &removed.secret).await?;
-                    forbidden.full.map_or(Ok(()), Err)?;
+        while !removals.is_empty() {
+            // Each name once: what is told with several secrets is looked at again.
+            let (mut page, mut rest) = (BTreeMap::new(), Vec::new());
+            for removed in removals {
+                if page.len() < FORBIDDEN_AT_ONCE && !page.contains_key(&removed.id) {
+                    page.insert(removed.id, removed);
+                } else {
+                    rest.push(removed);
                 }
             }
+            came.extend(self.forbid_page(page.into_values()).await?);
+            removals = rest;
         }
         Ok(came)
+    }
+
+    /// The same of a page, with one sync.
+    async fn forbid_page(&self, page: impl Iterator<Item = Removed>) -> Result<Vec<Removed>> {
+        let (mut came, mut absent) = (Vec::new(), Vec::new());
+        let _alone = self.gate.alone().await;
+        for removed in page {
+            match self.removal_of(&removed.id).await? {
+                Some(here) if here == removed.secret.hash() => came.push(removed),
+                Some(_) => {}
+                None => absent.push(removed),
+            }
+        }
+        // Whoever tells it does so again when there is room.
+        self.forbid(absent).await?.full.map_or(Ok(came), Err)
     }
 
     /// The removal hash of the extent or manifest with this name, if it is here.
@@ -167,8 +183,8 @@ impl Node {
                 // It came since it was looked for.
                 continue;
             }
-            let left = left.iter().map(|extent| *extent.as_bytes()).collect();
-            let reply = self.forbid(left, secret).await?.reply;
+            let left = left.iter().map(|extent| Removed { id: *extent.as_bytes(), secret: secret.clone() });
+            let reply = self.forbid(left.collect()).await?.reply;
             return Ok(if is_any_removed { Reply::Done } else { reply });
         }
     }
@@ -182,22 +198,22 @@ impl Node {
         Ok(false)
     }
 
-    /// Leaves tombstones of what is not here. The caller holds the gate alone.
+    /// Leaves tombstones of what is not here, each of another name. The caller holds the gate alone.
     ///
     /// Without them a manifest or layout that its holder was slow to take would come after its removal, and stay. A
     /// full store keeps none, and refuses what comes late as well.
-    async fn forbid(&self, ids: BTreeSet<[u8; ID_LEN]>, secret: &RemovalSecret) -> Result<Forbidden> {
-        let (removal, mut new, mut reply) = (secret.hash(), Vec::new(), Reply::Absent);
-        for id in ids {
-            match self.is_removed(&id, &removal).await? {
+    async fn forbid(&self, removals: Vec<Removed>) -> Result<Forbidden> {
+        let (mut new, mut reply) = (Vec::new(), Reply::Absent);
+        for removed in removals {
+            match self.is_removed(&removed.id, &removed.secret.hash()).await? {
                 true => reply = Reply::Removed,
-                false => new.push(id),
+                false => new.push(removed),
             }
         }
         if new.is_empty() {
             return Ok(Forbidden { reply, full: None });
         }
-        match self.storage.commit(self.with_tombstones(Batch::new(), &new, secret).await?).await {
+        match self.storage.commit(self.with_tombstones(Batch::new(), &new).await?).await {
             Err(error) if error.kind() == ErrorKind::StorageFull => {
                 Ok(Forbidden { reply, full: Some(error) })
             }
@@ -208,11 +224,12 @@ impl Node {
     /// Commits a removal with its tombstone. A full store first removes, which makes room, and then takes the tombstone
     /// if it can.
     async fn commit_removal(&self, batch: Batch, id: &[u8; ID_LEN], secret: &RemovalSecret) -> Result<()> {
-        let with_tombstone = self.with_tombstones(batch.clone(), &[*id], secret).await?;
+        let removed = Removed { id: *id, secret: secret.clone() };
+        let with_tombstone = self.with_tombstones(batch.clone(), std::slice::from_ref(&removed)).await?;
         match self.storage.commit(with_tombstone).await {
             Err(error) if error.kind() == ErrorKind::StorageFull => {
                 self.storage.commit(batch).await?;
-                self.forbid(BTreeSet::from([*id]), secret).await.map(drop)
+                self.forbid(vec![removed]).await.map(drop)
             }
             committed => committed,
         }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Node, id_key};
 use crate::error::Result;
-use crate::format::{FORMAT_VERSION, Hours, RemovalSecret, RemovalsOf, Removed, StoreName, Tombstone, Work};
+use crate::format::{FORMAT_VERSION, Hours, RemovalsOf, Removed, StoreName, Tombstone, Work};
 use crate::id::{ID_LEN, NodeId};
 use crate::planted::{Bug, is_active};
 use crate::ports::{Batch, Table};
@@ -19,19 +19,14 @@ const TOLD_AT_ONCE: usize = 256;
 const DROPPED_AT_ONCE: usize = 256;
 
 impl Node {
-    /// Adds that these were removed, with the numbers that follow. The caller holds the gate alone.
-    pub(super) async fn with_tombstones(
-        &self,
-        mut batch: Batch,
-        ids: &[[u8; ID_LEN]],
-        secret: &RemovalSecret,
-    ) -> Result<Batch> {
+    /// Adds that these were removed, each of another name, with the numbers that follow. The caller holds the gate alone.
+    pub(super) async fn with_tombstones(&self, mut batch: Batch, removals: &[Removed]) -> Result<Batch> {
         if is_active(Bug::ForgetTombstone) {
             return Ok(batch);
         }
         let removed_at = self.runtime.wall_time();
         let mut place = self.own_removals().await?;
-        for id in ids {
+        for Removed { id, secret } in removals {
             // Another secret, which was not the right one or is not: the older one is told no more.
             if let Some(older) = self.tombstone(id).await? {
                 batch = batch.delete(Table::Work, Work::Removal(older.number).key());

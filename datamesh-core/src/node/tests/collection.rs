@@ -1,5 +1,7 @@
 //! Removals that are told later, and extents that no manifest names.
 
+use std::sync::atomic::Ordering;
+
 use super::fixture::*;
 use crate::format::*;
 use crate::id::{ExtentId, ObjectId, OperationId, ShardId};
@@ -89,6 +91,25 @@ fn a_wrong_removal_does_not_take_the_right_one_with_it() {
     assert_eq!(block_on(fixture.node.drop_tombstones(next)).unwrap(), 0, "the wrong one was forgotten");
     assert_eq!(told()[0].1.secret.hash(), secret().hash());
     assert_eq!(fixture.commit(&layout, &[0]), Reply::Removed);
+}
+
+#[test]
+fn many_removals_are_noted_with_few_syncs() {
+    let fixture = Fixture::new();
+    let secrets = [secret(), wrong_secret()];
+    // Two of them are told with another secret as well, which comes last and so counts.
+    let ids = (0..300_u16).chain([7, 8]).map(|number| *blake3::hash(&number.to_le_bytes()).as_bytes());
+    let told =
+        ids.enumerate().map(|(place, id)| Removed { id, secret: secrets[usize::from(place >= 300)].clone() });
+    let request = Request::Removals { removals: told.collect() };
+    store_of(fixture.reply(removals(&[[9; 32]], secret()), ""));
+    let before = fixture.storage.commits.load(Ordering::SeqCst);
+    store_of(fixture.reply(request.clone(), ""));
+    assert!(fixture.storage.commits.load(Ordering::SeqCst) - before <= 4);
+    let noted = block_on(fixture.node.removals_from(0, 1000)).unwrap();
+    assert_eq!(noted.len(), 301, "each name once");
+    let wrong = noted.iter().filter(|(_, removed)| removed.secret.hash() == wrong_secret().hash());
+    assert_eq!(wrong.count(), 2);
 }
 
 #[test]

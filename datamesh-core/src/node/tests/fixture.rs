@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ pub(super) struct TestStorage {
     /// Those that no commit has made durable.
     pub(super) unsynced: Mutex<Vec<ShardId>>,
     pub(super) corrupt: Mutex<Vec<ShardId>>,
+    pub(super) commits: AtomicUsize,
     pub(super) fail_commit: AtomicBool,
     pub(super) hold_commit: AtomicBool,
     pub(super) hold_write: AtomicBool,
@@ -82,6 +83,7 @@ impl Storage for TestStorage {
         if self.fail_commit.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Io, "sync of /secret/path failed"));
         }
+        self.commits.fetch_add(1, Ordering::SeqCst);
         self.unsynced.lock().unwrap().clear();
         for step in batch.into_steps() {
             match step {
