@@ -10,12 +10,12 @@ use bytes::Bytes;
 use common::clock::Shifted;
 use common::lab::{Dial, Disk, FaultyStore, FaultyTransport};
 use common::{PATIENCE, noise, run, until_alone, within};
-use datamesh::format::{Refusal, Reply, Request};
+use datamesh::format::{Epochs, Refusal, Reply, Request};
 use datamesh::ports::{Identity, Message, Timestamp, Transport};
 use datamesh::runtime::NativeRuntime;
 use datamesh::{
     Admission, Builder, ErrorKind, Event, MemoryNetwork, Mesh, MeshKey, MeshKeys, NodeId, NodeIdentity,
-    SignedCertificate, Ticket,
+    SignedCertificate, SignedEpoch, Ticket,
 };
 use futures::StreamExt;
 
@@ -146,7 +146,7 @@ fn who_is_revoked_is_refused_and_learns_nothing() {
             within(PATIENCE, Box::pin(events.filter_map(is_it)).next()).await.unwrap();
         }
         for node in &nodes[..3] {
-            assert_eq!(node.epoch().unwrap().epoch().number, 1);
+            assert_eq!(node.epoch().unwrap().number, 1);
             assert!(!members(node).contains(&revoked));
         }
         // Nobody is connected with it any more, nor answers it, whatever it asks.
@@ -162,6 +162,13 @@ fn who_is_revoked_is_refused_and_learns_nothing() {
         let again = nodes[0].put(noise(300_000, 4)).await.unwrap();
         assert!(!again.holders.contains_key(&revoked));
     });
+}
+
+/// One epoch, as nodes tell each other of it.
+fn encoded(epoch: &SignedEpoch) -> Bytes {
+    let mut epochs = Epochs::default();
+    epochs.take(epoch.clone());
+    epochs.encode()
 }
 
 /// What a node answers to a request of a node with this name and by no mesh.
@@ -321,16 +328,124 @@ fn an_epoch_that_was_not_kept_is_kept_when_it_comes_again() {
             for is_full in [true, false] {
                 store.set(if is_full { Disk::TakesNothing } else { Disk::Honest });
                 let is_kept = if is_told {
-                    let (request, body) = (Request::Epoch { number: 0 }, epoch.encode());
+                    let (request, body) = (Request::Epoch { number: 0, hash: [0; 32] }, encoded(&epoch));
                     ask(&network, identity(6).node_id(), &mesh, request, body).await.0 == Reply::Done
                 } else {
                     mesh.set_epoch(epoch.clone()).await.is_ok()
                 };
-                assert_eq!((is_kept, mesh.epoch()), (!is_full, Some(epoch.clone())), "{is_told}");
+                assert_eq!((is_kept, mesh.epoch()), (!is_full, Some(epoch.epoch().clone())), "{is_told}");
             }
             mesh.shutdown().await.unwrap();
-            assert_eq!(open().open().await.unwrap().epoch(), Some(epoch), "{is_told}");
+            assert_eq!(open().open().await.unwrap().epoch(), Some(epoch.epoch().clone()), "{is_told}");
         }
+    });
+}
+
+/// Waits until all of these go by an epoch that revokes just these.
+async fn until_revoked(nodes: &[Mesh], number: u64, mut revoked: Vec<NodeId>) {
+    revoked.sort_unstable();
+    let runtime = NativeRuntime::shared().unwrap();
+    let holds = |node: &Mesh| {
+        let epoch = node.epoch().unwrap_or_default();
+        epoch.number == number && epoch.revoked == revoked
+    };
+    while !nodes.iter().all(holds) {
+        runtime.sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Two operators sign the same number on the two sides of a cut: both revocations count on all nodes in the end.
+#[test]
+fn two_epochs_of_one_number_converge_and_both_count() {
+    run(async {
+        let (network, first) = (MemoryNetwork::new(), authority(1));
+        let nodes = admitted(&network, &first, 4).await;
+        let ways = [(0, 2), (0, 3), (1, 2), (1, 3)]
+            .map(|(a, b): (usize, usize)| (nodes[a].node_id(), nodes[b].node_id()));
+        ways.iter().for_each(|(a, b)| network.partition(*a, *b));
+        let [x, y, z] = [50, 51, 52].map(|number| identity(number).node_id());
+        for (side, revoked) in [(&nodes[..2], x), (&nodes[2..], y)] {
+            let mut admission = authority(1);
+            assert_eq!(side[0].set_epoch(admission.revoke(revoked).unwrap()).await.unwrap(), 1);
+            until_revoked(side, 1, vec![revoked]).await;
+        }
+        ways.iter().for_each(|(a, b)| network.heal(*a, *b));
+        until_revoked(&nodes, 1, vec![x, y]).await;
+
+        // The next one goes on from both, and takes their place.
+        let identity = NodeIdentity::from_secret([1; 32]);
+        let mut admission = Admission::new(Arc::new(identity), nodes[3].epoch().as_ref());
+        nodes[3].set_epoch(admission.revoke(z).unwrap()).await.unwrap();
+        until_revoked(&nodes, 2, vec![x, y, z]).await;
+    });
+}
+
+/// A member that is told of an epoch answers with what it knows beside it, and whoever has less than it learns it all.
+#[test]
+fn who_tells_another_epoch_of_the_same_number_is_told_of_both() {
+    run(async {
+        let (network, admission) = (MemoryNetwork::new(), authority(1));
+        let nodes = admitted(&network, &admission, 1).await;
+        let own = authority(1).revoke(identity(50).node_id()).unwrap();
+        let other = authority(1).revoke(identity(51).node_id()).unwrap();
+        nodes[0].set_epoch(own.clone()).await.unwrap();
+        let mut both = Epochs::default();
+        assert!(both.take(other.clone()));
+        let request = Request::Epoch { number: 1, hash: both.rank().1 };
+        assert!(both.take(own));
+        for body in [encoded(&other), Bytes::new()] {
+            let (reply, told) = ask(&network, identity(6).node_id(), &nodes[0], request.clone(), body).await;
+            assert_eq!((reply, told), (Reply::Done, both.encode()));
+        }
+        let request = Request::Epoch { number: 1, hash: both.rank().1 };
+        let (reply, told) = ask(&network, identity(6).node_id(), &nodes[0], request, both.encode()).await;
+        assert_eq!((reply, told), (Reply::Done, Bytes::new()));
+    });
+}
+
+/// A node that has heard of no epoch takes any; the members that it tells know better.
+#[test]
+fn an_epoch_that_is_stale_to_the_members_is_an_error() {
+    run(async {
+        let (network, mut admission) = (MemoryNetwork::new(), authority(1));
+        let nodes = admitted(&network, &admission, 3).await;
+        let late = nodes[0].node_id();
+        nodes[1..].iter().for_each(|node| network.partition(late, node.node_id()));
+        let [x, y, z] = [50, 51, 52].map(|number| identity(number).node_id());
+        for revoked in [x, y] {
+            nodes[1].set_epoch(admission.revoke(revoked).unwrap()).await.unwrap();
+        }
+        until_revoked(&nodes[1..], 2, vec![x, y]).await;
+        nodes[1..].iter().for_each(|node| network.heal(late, node.node_id()));
+        let error = nodes[0].set_epoch(authority(1).revoke(z).unwrap()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.to_string().contains("epoch 1 is older than 2"), "{error}");
+        let identity = NodeIdentity::from_secret([1; 32]);
+        let mut anew = Admission::new(Arc::new(identity), nodes[0].epoch().as_ref());
+        assert_eq!(nodes[0].set_epoch(anew.revoke(z).unwrap()).await.unwrap(), 2);
+        until_revoked(&nodes, 3, vec![x, y, z]).await;
+    });
+}
+
+/// A client does not stay to tell what only it has heard.
+#[test]
+fn a_client_that_reaches_no_member_does_not_say_that_somebody_is_revoked() {
+    run(async {
+        let (network, mut admission) = (MemoryNetwork::new(), authority(1));
+        let nodes = admitted(&network, &admission, 2).await;
+        let client = datamesh::builder().network(&network).capacity(0);
+        let client = client.join(nodes[0].ticket().unwrap()).open().await.unwrap();
+        client.wait_for_nodes(2, PATIENCE).await.unwrap();
+        nodes.iter().for_each(|node| network.partition(client.node_id(), node.node_id()));
+        let epoch = admission.revoke(identity(50).node_id()).unwrap();
+        let error = client.set_epoch(epoch.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+        nodes.iter().for_each(|node| assert_eq!(node.epoch(), None));
+        nodes.iter().for_each(|node| network.heal(client.node_id(), node.node_id()));
+        client.wait_for_nodes(2, PATIENCE).await.unwrap();
+        assert_eq!(client.set_epoch(epoch.clone()).await.unwrap(), 2);
+        nodes.iter().for_each(|node| assert_eq!(node.epoch().as_ref(), Some(epoch.epoch())));
+        client.shutdown().await.unwrap();
     });
 }
 
@@ -361,16 +476,22 @@ fn an_epoch_outlives_a_restart_and_never_goes_back() {
         let mesh = open().admission([admission.key()]).certificate(own).open().await.unwrap();
         let first = admission.revoke(identity(5).node_id()).unwrap();
         let second = admission.revoke(identity(6).node_id()).unwrap();
-        mesh.set_epoch(second.clone()).await.unwrap();
-        mesh.set_epoch(first.clone()).await.unwrap();
-        assert_eq!(mesh.epoch(), Some(second.clone()));
+        let newest = Some(second.epoch().clone());
+        // The same again does no harm, and who signs what is no news is told so.
+        for _ in 0..2 {
+            mesh.set_epoch(second.clone()).await.unwrap();
+        }
+        let error = mesh.set_epoch(first.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.to_string().contains("epoch 1 is older than 2"), "{error}");
+        assert_eq!(mesh.epoch(), newest);
         mesh.shutdown().await.unwrap();
 
         // Neither keys nor certificate need be given again, and none can be taken away.
         let mesh = open().open().await.unwrap();
-        assert_eq!((mesh.epoch(), mesh.admission_keys()), (Some(second.clone()), vec![admission.key()]));
-        mesh.set_epoch(first).await.unwrap();
-        assert_eq!(mesh.epoch(), Some(second));
+        assert_eq!((mesh.epoch(), mesh.admission_keys()), (newest.clone(), vec![admission.key()]));
+        assert_eq!(mesh.set_epoch(first).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(mesh.epoch(), newest);
         mesh.set_epoch(admission.revoke(identity(0).node_id()).unwrap()).await.unwrap();
         mesh.shutdown().await.unwrap();
         assert_eq!(open().open().await.unwrap_err().kind(), ErrorKind::AccessDenied);

@@ -195,7 +195,10 @@ fn who_asks_too_often_is_refused_and_others_are_not() {
             caller.connect(address.clone(), Duration::from_secs(30)).await.unwrap();
             let mut passed = Vec::new();
             for _ in 0..100 {
-                let message = Message { head: Request::Epoch { number: 0 }.encode(), body: Bytes::new() };
+                let message = Message {
+                    head: Request::Epoch { number: 0, hash: [0; 32] }.encode(),
+                    body: Bytes::new(),
+                };
                 let answer = caller.call(node, message, Duration::from_secs(30)).await.unwrap();
                 match Reply::decode(&answer.head).unwrap() {
                     Reply::Done => passed.push(true),

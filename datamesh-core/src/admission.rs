@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::format::{AdmissionKey, Certificate, Epoch, NodeRecord, SignedCertificate, SignedEpoch, Zone};
+use crate::format::{
+    AdmissionKey, Certificate, Epoch, Epochs, NodeRecord, SignedCertificate, SignedEpoch, Zone,
+};
 use crate::id::NodeId;
 use crate::ports::{Identity, Timestamp};
 
@@ -17,9 +19,12 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Issues with this key, going on from the epoch that was signed last, if there is one.
-    pub fn new(authority: Arc<dyn Identity>, last: Option<&SignedEpoch>) -> Self {
-        Self { authority, epoch: last.map(|signed| signed.epoch().clone()).unwrap_or_default() }
+    /// Issues with this key, going on from what counts in the mesh now ([`Mesh::epoch`](crate::Mesh::epoch)), or from
+    /// the epoch that was signed last; `None` where there is none yet.
+    ///
+    /// A mesh that has gone on from there takes nothing that is signed so.
+    pub fn new(authority: Arc<dyn Identity>, last: Option<&Epoch>) -> Self {
+        Self { authority, epoch: last.cloned().unwrap_or_default() }
     }
 
     /// The public key, for [`MeshBuilder::admission`](crate::MeshBuilder::admission).
@@ -69,16 +74,16 @@ impl Admission {
     }
 }
 
-/// What a node goes by: the keys that it was told, and the newest epoch that it has seen.
+/// What a node goes by: the keys that it was told, and the newest epochs that it has seen.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Policy {
     keys: Vec<AdmissionKey>,
-    epoch: Option<SignedEpoch>,
+    epochs: Epochs,
 }
 
 impl Policy {
     pub(crate) fn new(keys: Vec<AdmissionKey>) -> Self {
-        Self { keys, epoch: None }
+        Self { keys, epochs: Epochs::default() }
     }
 
     /// Whether the mesh has admission keys; where it has none, whoever knows the mesh key may hold data.
@@ -90,32 +95,19 @@ impl Policy {
         &self.keys
     }
 
-    pub(crate) fn epoch(&self) -> Option<&SignedEpoch> {
-        self.epoch.as_ref()
+    pub(crate) fn epochs(&self) -> &Epochs {
+        &self.epochs
     }
 
-    /// The number of the newest epoch, 0 before the first.
-    pub(crate) fn number(&self) -> u64 {
-        self.epoch.as_ref().map_or(0, |signed| signed.epoch().number)
-    }
-
-    /// Takes an epoch that is newer and signed by one of the keys. Of two with one number, which only careless
-    /// operators sign, the one with the smaller bytes wins, so that all nodes agree.
+    /// Takes an epoch that is signed by one of the keys, and newer than what is known or beside it; whether that
+    /// changed anything.
     pub(crate) fn take(&mut self, epoch: SignedEpoch) -> bool {
-        let is_newer = self.epoch.as_ref().is_none_or(|known| {
-            let (new, old) = (epoch.epoch().number, known.epoch().number);
-            new > old || (new == old && epoch.encode() < known.encode())
-        });
-        let taken = is_newer && self.keys.contains(&epoch.authority());
-        if taken {
-            self.epoch = Some(epoch);
-        }
-        taken
+        self.keys.contains(&epoch.authority()) && self.epochs.take(epoch)
     }
 
     /// The nodes that were revoked by name.
     pub(crate) fn revoked(&self) -> &[NodeId] {
-        self.epoch.as_ref().map_or(&[], |signed| &signed.epoch().revoked)
+        self.epochs.together().map_or(&[], |epoch| &epoch.revoked)
     }
 
     /// Whether a node was revoked by name.
@@ -132,7 +124,7 @@ impl Policy {
     /// Whether a certificate counts for this node now.
     pub(crate) fn accepts(&self, signed: &SignedCertificate, node: &NodeId, now: Timestamp) -> bool {
         let certificate = signed.certificate();
-        let oldest = self.epoch.as_ref().map_or(0, |signed| signed.epoch().oldest);
+        let oldest = self.epochs.together().map_or(0, |epoch| epoch.oldest);
         self.keys.contains(&signed.authority())
             && certificate.node == *node
             && now <= certificate.not_after

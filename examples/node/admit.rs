@@ -86,9 +86,12 @@ pub(crate) async fn revoke(mesh: &Mesh, nodes: &[String], key: &Path, output: Ou
     }
     let Some(epoch) = epoch else { return Ok(()) };
     let (number, revoked) = (epoch.epoch().number, epoch.epoch().revoked.len());
-    mesh.set_epoch(epoch).await?;
-    output.result(&json!({ "epoch": number, "revoked": revoked }), || {
-        say!("epoch {number}: {revoked} nodes are revoked. Change the mesh key as well, or they may come back as clients.");
+    let told = mesh.set_epoch(epoch).await?;
+    output.result(&json!({ "epoch": number, "revoked": revoked, "told": told }), || {
+        say!(
+            "epoch {number}: {revoked} nodes are revoked; {told} members have been told, and tell the others."
+        );
+        say!("Change the mesh key as well, or they may come back as clients.");
     });
     Ok(())
 }

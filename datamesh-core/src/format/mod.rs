@@ -8,6 +8,7 @@ mod admission;
 mod announcement;
 mod capability;
 mod cbor;
+mod epochs;
 mod header;
 mod keys;
 mod layout;
@@ -27,6 +28,7 @@ pub use admission::{
 };
 pub use announcement::{Announcement, AnnouncementKey, ListensOn, MAX_ANNOUNCED};
 pub use capability::{Access, Capability};
+pub use epochs::{Epochs, MAX_EPOCHS, MAX_EPOCHS_LEN};
 pub use header::{Header, MAX_INLINE_LEN, MAX_METADATA_ENTRIES, MAX_METADATA_LEN};
 pub use keys::{KeyCommitment, ObjectKeys, OwnerSecret, ReadKey, RemovalHash, RemovalSecret, Salt};
 pub use layout::{

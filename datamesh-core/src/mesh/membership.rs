@@ -308,7 +308,7 @@ impl Core {
             );
         }
         // First who is not admitted any more, so that none of them is taken in.
-        self.exchange_epoch(node).await?;
+        self.exchange_epochs(node).await?;
         let request = Request::Members { records: self.page_of_records(most) };
         match self.engine.peers.call(node, request, Bytes::new(), ASK_LIMIT).await? {
             (Reply::Members { records }, _) => {
@@ -399,7 +399,7 @@ impl Core {
             self.expel();
             self.compare_routes();
             // Whatever counts was to be kept when it came; a full disk may not have.
-            if let Err(error) = self.keep_epoch().await.and(self.keep_keys().await) {
+            if let Err(error) = self.keep_epochs().await.and(self.keep_keys().await) {
                 tracing::debug!(%error, "the newest epoch or mesh key could not be kept");
             }
             // As often as this, memory that a burst has left is given back.

@@ -50,7 +50,7 @@ impl Core {
                     format!("more than {rate} such requests in a second after {burst} at once; ask later");
                 (Reply::Failed { refusal: Refusal::Busy, text }, Bytes::new())
             }
-            Ok(Request::Epoch { number }) => self.answer_epoch(number, message.body).await,
+            Ok(Request::Epoch { number, hash }) => self.answer_epochs((number, hash), message.body).await,
             Ok(Request::Keys { generation, name }) => {
                 self.answer_keys(from, (generation, name), message.body).await
             }

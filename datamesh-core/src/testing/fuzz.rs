@@ -3,8 +3,8 @@
 //! Besides not panicking, each checks that what was decoded encodes to something that decodes to the same.
 
 use crate::format::{
-    AdmissionKeys, Announcement, AnnouncementKey, Capability, Header, Hours, Layout, Manifest, MeshKey,
-    MeshKeys, RemovalsOf, Reply, Request, ScrubCursor, SignedCertificate, SignedEpoch, SignedRecord,
+    AdmissionKeys, Announcement, AnnouncementKey, Capability, Epochs, Header, Hours, Layout, Manifest,
+    MeshKey, MeshKeys, RemovalsOf, Reply, Request, ScrubCursor, SignedCertificate, SignedEpoch, SignedRecord,
     StoredExtent, StoredManifest, Ticket, Tombstone, UnnamedFor, Work, prove, proved,
 };
 use crate::id::{NodeId, ShardId};
@@ -72,6 +72,10 @@ pub fn admission(data: &[u8]) {
     }
     if let Ok(epoch) = SignedEpoch::decode(data, &Gullible) {
         assert!(epoch.epoch().revoked.is_sorted(), "revoked nodes are out of order");
+    }
+    if let Ok(epochs) = Epochs::decode(data, &Gullible) {
+        assert!(epochs.encode() == data, "epochs are not kept as they came");
+        assert!(epochs.together().is_none_or(|epoch| epoch.revoked.is_sorted()), "a union is out of order");
     }
     if let Ok(keys) = AdmissionKeys::decode(data) {
         assert!(AdmissionKeys::decode(&keys.encode()).ok() == Some(keys), "admission keys do not survive");

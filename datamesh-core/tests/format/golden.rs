@@ -74,6 +74,8 @@ fn admission_bytes() {
     assert_eq!(SignedCertificate::decode(&certificate, &SUITE).unwrap(), self::certificate());
     let epoch = unhex(&pin("epoch.hex", &hex(&self::epoch().encode())));
     assert_eq!(SignedEpoch::decode(&epoch, &SUITE).unwrap(), self::epoch());
+    let epochs = unhex(&pin("epochs.hex", &hex(&self::epochs().encode())));
+    assert_eq!(Epochs::decode(&epochs, &SUITE).unwrap(), self::epochs());
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn decode_all(bytes: &[u8]) {
     let _ = Capability::from_bytes(bytes);
     let _ = SignedRecord::decode(bytes, &SUITE);
     let _ = (SignedCertificate::decode(bytes, &SUITE), SignedEpoch::decode(bytes, &SUITE));
-    let _ = AdmissionKeys::decode(bytes);
+    let _ = (Epochs::decode(bytes, &SUITE), AdmissionKeys::decode(bytes));
     let _ = Request::decode(bytes);
     let _ = Reply::decode(bytes);
     let text = String::from_utf8_lossy(bytes);
@@ -36,6 +36,7 @@ fn encodings() -> Vec<Vec<u8>> {
         record().encode().to_vec(),
         certificate().encode().to_vec(),
         epoch().encode().to_vec(),
+        epochs().encode().to_vec(),
         AdmissionKeys(vec![certificate().authority()]).encode().to_vec(),
     ];
     all.extend(requests().iter().map(|request| request.encode().to_vec()));
@@ -51,6 +52,7 @@ fn decodes(bytes: &[u8]) -> bool {
         || SignedRecord::decode(bytes, &SUITE).is_ok()
         || SignedCertificate::decode(bytes, &SUITE).is_ok()
         || SignedEpoch::decode(bytes, &SUITE).is_ok()
+        || Epochs::decode(bytes, &SUITE).is_ok()
         || AdmissionKeys::decode(bytes).is_ok()
         || Request::decode(bytes).is_ok()
         || Reply::decode(bytes).is_ok()

@@ -361,3 +361,29 @@ fn certificates_and_epochs() {
     let crowded = Epoch { number: 1, oldest: 0, revoked: revoked.collect() };
     assert_eq!(crowded.sign(&Key::new(8)).unwrap_err().kind(), ErrorKind::LimitExceeded);
 }
+
+#[test]
+fn epochs_are_of_one_number_and_in_order() {
+    let list = |epochs: &[&SignedEpoch]| {
+        let mut bytes = vec![0xa2, 0, 1, 1, 0x80 | epochs.len() as u8];
+        for epoch in epochs {
+            let encoded = epoch.encode();
+            assert!(encoded.len() < 256, "a longer one has a longer head");
+            bytes.extend([0x58, encoded.len() as u8]);
+            bytes.extend_from_slice(&encoded);
+        }
+        bytes
+    };
+    let epochs = epochs();
+    let [first, second] = epochs.signed() else { panic!("{epochs:?}") };
+    assert_eq!(list(&[first, second]), epochs.encode());
+    assert!(Epochs::decode(&list(&[first]), &SUITE).is_ok());
+    let later = Epoch { number: 4, ..first.epoch().clone() }.sign(&Key::new(8)).unwrap();
+    for wrong in [&[] as &[_], &[second, first], &[first, first], &[first, &later], &[first; MAX_EPOCHS + 1]]
+    {
+        assert_eq!(Epochs::decode(&list(wrong), &SUITE).unwrap_err().kind(), ErrorKind::Corrupt, "{wrong:?}");
+    }
+    let mut forged = list(&[first, second]);
+    *forged.last_mut().unwrap() ^= 1;
+    assert_eq!(Epochs::decode(&forged, &SUITE).unwrap_err().kind(), ErrorKind::AccessDenied);
+}

@@ -156,6 +156,14 @@ pub(crate) fn epoch() -> SignedEpoch {
     Epoch { number: 3, oldest: 1, revoked }.sign(&Key::new(8)).unwrap()
 }
 
+/// Two of one number, of two keys.
+pub(crate) fn epochs() -> Epochs {
+    let mut epochs = Epochs::default();
+    let other = Epoch { number: 3, oldest: 2, revoked: vec![NodeId::from_bytes([5; 32])] };
+    assert!(epochs.take(epoch()) && epochs.take(other.sign(&Key::new(7)).unwrap()));
+    epochs
+}
+
 pub(crate) fn requests() -> Vec<Request> {
     let shard = ShardId::from_bytes([1; 32]);
     let extent = ExtentId::from_bytes([2; 32]);
@@ -181,7 +189,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::Named { extents: vec![extent, extent] },
         Request::Removals { removals: vec![Removed { id: [6; 32], secret }] },
         Request::Prove { shard, nonce: [7; 16] },
-        Request::Epoch { number: 3 },
+        Request::Epoch { number: 3, hash: counted(0xc0) },
         Request::Keys { generation: 2, name: counted(0xe0) },
         Request::Forget { records: vec![b"a record".as_slice().into()] },
     ]

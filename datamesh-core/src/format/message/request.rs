@@ -120,10 +120,13 @@ pub enum Request {
         /// What picks the chunk that is to be shown.
         nonce: ProofNonce,
     },
-    /// This is the newest admission epoch that I know; do you know a newer one? Body: the epoch, or nothing.
+    /// These are the newest admission epochs that I know; do you know others of that number, or newer ones? Body: the
+    /// epochs, or nothing.
     Epoch {
-        /// Its number, 0 for none.
+        /// Their number, 0 for none.
         number: u64,
+        /// The BLAKE3 hash of their encoded form, zeros for none.
+        hash: [u8; 32],
     },
     /// These are the newest mesh keys that I know; do you know newer ones? Body: the keys, or nothing.
     Keys {
@@ -145,9 +148,8 @@ impl Request {
         let mut writer = open(self.code());
         match self {
             Self::Ping => {}
-            Self::Epoch { number } => writer.uint(2, *number),
-            Self::Keys { generation, name } => {
-                writer.uint(2, *generation);
+            Self::Epoch { number: count, hash: name } | Self::Keys { generation: count, name } => {
+                writer.uint(2, *count);
                 writer.bytes(3, name);
             }
             Self::Members { records } | Self::Forget { records } => {
@@ -295,7 +297,7 @@ impl Request {
                 shard: ShardId::from_bytes(reader.array(2, "shard id")?),
                 nonce: reader.array(3, "nonce")?,
             },
-            19 => Self::Epoch { number: reader.uint(2, "number")? },
+            19 => Self::Epoch { number: reader.uint(2, "number")?, hash: reader.array(3, "hash")? },
             20 => Self::Keys { generation: reader.uint(2, "generation")?, name: reader.array(3, "name")? },
             21 => Self::Forget { records: read_records(reader)? },
             _ => return Err(reader.unsupported(&format!("code {code}"))),
