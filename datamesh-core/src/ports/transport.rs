@@ -321,7 +321,7 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     fn set_peers(&self, peers: Vec<PeerRoute>);
 
     /// Replaces the set of nodes that get no connection, because they were revoked; known or not. At most 4096 are
-    /// used, as many as an epoch revokes. By default nothing happens.
+    /// used, as many as one epoch revokes. By default nothing happens.
     fn refuse(&self, nodes: Vec<NodeId>) {
         let _ = nodes;
     }
