@@ -1,7 +1,7 @@
 //! Node ids as peer ids, addresses as multiaddrs.
 
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 
 use datamesh_core::id::NodeId;
 use datamesh_core::ports::Address;
@@ -9,6 +9,7 @@ use datamesh_core::{Error, ErrorKind, Result};
 use libp2p::identity::{PublicKey, ed25519};
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
+use socket2::{Domain, Socket, Type};
 
 /// What stands before the key in the peer id of an Ed25519 key: an identity multihash of 36 bytes, which
 /// are a protobuf of key type 1 and 32 bytes of key.
@@ -93,14 +94,45 @@ pub(super) fn probe(address: &Multiaddr) -> io::Result<()> {
         _ => return Ok(()),
     };
     match parts.get(1) {
-        Some(Protocol::Tcp(port)) if *port != 0 => TcpListener::bind((ip, *port)).map(drop),
+        Some(Protocol::Tcp(port)) if *port != 0 => probe_tcp(SocketAddr::new(ip, *port)),
         _ => Ok(()),
     }
 }
 
+/// Listens for a moment as the transport will: with IPv6 for nothing else, or `::` would meet this node's own listener of
+/// IPv4 at the same port.
+fn probe_tcp(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Elsewhere it would take a port that is in use.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    #[test]
+    fn a_port_is_taken_for_one_family_only() {
+        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let probe = |ip: &str| probe(&format!("{ip}/tcp/{port}").parse().unwrap());
+        assert_eq!(probe("/ip4/0.0.0.0").unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(probe("/ip4/127.0.0.1").unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        // Where there is no IPv6, that is another error.
+        if TcpListener::bind("[::]:0").is_ok() {
+            probe("/ip6/::").unwrap();
+        }
+        drop(listener);
+        probe("/ip4/0.0.0.0").unwrap();
+    }
 
     #[test]
     fn node_ids_are_peer_ids() {
