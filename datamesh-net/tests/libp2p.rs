@@ -168,6 +168,7 @@ fn another_mesh_key_is_refused(listen: &str) {
         let address = ours.listen_addresses().remove(0);
         let error = theirs.connect(address, LIMIT).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error:?}");
+        assert!(error.to_string().contains("another mesh key"), "{error}");
         event(&ours, |event| matches!(event, TransportEvent::Refused(_))).await;
         theirs.set_peers(vec![route(&ours)]);
         let error = theirs.call(ours.local_node(), Message::default(), LIMIT).await.unwrap_err();
@@ -190,6 +191,83 @@ fn another_mesh_key_is_refused_over_tcp() {
 #[test]
 fn another_mesh_key_is_refused_over_quic() {
     another_mesh_key_is_refused(QUIC);
+}
+
+/// Begins the handshake as a node does, and hangs up: it says nothing of its mesh key, so that is not told.
+#[test]
+fn who_hangs_up_in_the_handshake_is_unavailable() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("/ip4/127.0.0.1/tcp/{}", listener.local_addr().unwrap().port());
+        let proxy = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            socket.write_all(b"\x13/multistream/1.0.0\n\x0f/noise/private\n").unwrap();
+            // What names the protocols, and the first message of the handshake.
+            std::io::Read::read_exact(&mut socket, &mut [0; 20 + 16 + 2 + 32]).unwrap();
+        });
+        let ours = node(1, 7, "").await;
+        let error = ours.connect(address.parse().unwrap(), LIMIT).await.unwrap_err();
+        proxy.join().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        assert!(error.to_string().contains("hung up in the handshake"), "{error}");
+    });
+}
+
+/// A node that has no place for another connection is none of another mesh.
+fn a_full_peer_is_unavailable(listen: &str) {
+    run(async {
+        let limits = limits(|limits| limits.inbound_connections = 1);
+        let ours = Libp2pTransport::open(config(1, 7, listen).limits(limits)).await.unwrap();
+        let address = ours.listen_addresses().remove(0);
+        let (first, second) = (node(2, 7, "").await, node(3, 7, "").await);
+        first.connect(address.clone(), LIMIT).await.unwrap();
+        for _ in 0..8 {
+            let error = second.connect(address.clone(), LIMIT).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        }
+    });
+}
+
+#[test]
+fn a_full_peer_is_unavailable_over_tcp() {
+    a_full_peer_is_unavailable(TCP);
+}
+
+#[cfg(feature = "quic")]
+#[test]
+fn a_full_peer_is_unavailable_over_quic() {
+    a_full_peer_is_unavailable(QUIC);
+}
+
+/// One fixed port for both families, as firewalls want it.
+#[test]
+fn a_node_listens_on_ipv4_and_ipv6_at_one_port_in_either_order() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    run(async {
+        for is_ip4_first in [true, false] {
+            let free = TcpListener::bind("0.0.0.0:0").unwrap();
+            let port = free.local_addr().unwrap().port();
+            drop(free);
+            let mut addresses = [format!("/ip4/0.0.0.0/tcp/{port}"), format!("/ip6/::/tcp/{port}")];
+            if !is_ip4_first {
+                addresses.reverse();
+            }
+            let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+            let ours = Libp2pTransport::open(config(1, 7, "").listen(addresses)).await.unwrap();
+            for host in ["ip4/127.0.0.1", "ip6/::1"] {
+                let friend = node(2, 7, "").await;
+                let address = format!("/{host}/tcp/{port}").parse().unwrap();
+                assert_eq!(friend.connect(address, LIMIT).await.unwrap(), ours.local_node(), "{host}");
+                friend.close().await;
+            }
+            let other = format!("/ip6/::/tcp/{port}").parse().unwrap();
+            let refused = Libp2pTransport::open(config(3, 7, "").listen(vec![other])).await;
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::Io, "a second node takes the port");
+            ours.close().await;
+        }
+    });
 }
 
 #[test]

@@ -16,13 +16,14 @@ use libp2p::{Multiaddr, PeerId};
 use super::behaviour::{Behaviour, BehaviourEvent, Told};
 use super::dials::{Dial, Queue, Wanted};
 use super::discovery::Addresses;
-use super::failure::{deepest, explain, refused};
+use super::failure::{deepest, explain, unproved};
 use super::handler::FromHandler;
 use super::names;
 use super::options::Discovery;
+use super::proof::Unproved;
 use super::renewal::Renewals;
 use super::route::Route;
-use super::scope::is_relayed;
+use super::scope::{is_relayed, lacks_zone};
 use crate::wire::peers::Shared;
 use crate::wire::session::{Link, LinkId, SETTLED, Session};
 use crate::wire::sleep::{Sleep, asleep_in_all};
@@ -286,9 +287,12 @@ impl Driver {
                 self.on_proved(told.node, told.connection, link);
             }
             FromHandler::Refused(why) => {
-                tracing::debug!(node = %told.node, why, "a peer was refused");
-                self.shared.tell(TransportEvent::Refused(format!("node {}: {why}", told.node)));
-                self.dial_failed(told.connection, &refused(why).with_node(told.node));
+                tracing::debug!(node = %told.node, %why, "a peer was refused");
+                // A peer that was dialled and is lost was not turned away.
+                if matches!(why, Unproved::Wrong(_)) || !self.dials.contains_key(&told.connection) {
+                    self.shared.tell(TransportEvent::Refused(format!("node {}: {why}", told.node)));
+                }
+                self.dial_failed(told.connection, &unproved(&why).with_node(told.node));
                 self.swarm.close_connection(told.connection);
             }
         }

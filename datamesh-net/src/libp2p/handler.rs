@@ -16,11 +16,11 @@ use libp2p::core::upgrade::{InboundUpgrade, ReadyUpgrade, UpgradeInfo};
 use libp2p::swarm::handler::{
     ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
 };
-use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, SubstreamProtocol};
+use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol};
 use libp2p::{PeerId, Stream, StreamProtocol};
 
 use super::gate::Gate;
-use super::proof::{self, Own, Role};
+use super::proof::{self, Own, Role, Unproved};
 use crate::wire::keys::KeyName;
 use crate::wire::peers::{Peer, Shared};
 use crate::wire::serve;
@@ -56,7 +56,7 @@ pub(super) enum FromHandler {
     /// Both have proved a mesh key again, which may be a newer one.
     Renewed(Proof),
     /// The peer does not, and why.
-    Refused(String),
+    Refused(Unproved),
 }
 
 impl fmt::Debug for FromHandler {
@@ -76,7 +76,7 @@ pub(super) enum Purpose {
 }
 
 /// A proof under way: with which key it ends.
-type Proving = BoxFuture<'static, Result<KeyName, String>>;
+type Proving = BoxFuture<'static, Result<KeyName, Unproved>>;
 
 /// How far the proof is.
 enum State {
@@ -170,7 +170,7 @@ impl Handler {
         let (proof, limit) = (self.prove(stream), self.shared.limits.handshake);
         let proof = async move {
             let proved = tokio::time::timeout(limit, proof).await;
-            proved.unwrap_or_else(|_| Err("it did not prove the mesh key in time".into()))
+            proved.unwrap_or_else(|_| Err(late()))
         };
         self.renewal = Some(proof.boxed());
     }
@@ -186,7 +186,7 @@ impl Handler {
         self.shared.runtime.spawn(task);
     }
 
-    fn refuse(&mut self, why: String) -> Event {
+    fn refuse(&mut self, why: Unproved) -> Event {
         self.state = State::Refused;
         self.early.clear();
         ConnectionHandlerEvent::NotifyBehaviour(FromHandler::Refused(why))
@@ -205,7 +205,7 @@ impl Handler {
             }
         }
         if self.deadline.poll_unpin(cx).is_ready() {
-            return Poll::Ready(self.refuse("it did not prove the mesh key in time".into()));
+            return Poll::Ready(self.refuse(late()));
         }
         Poll::Pending
     }
@@ -223,7 +223,7 @@ impl Handler {
                     return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(FromHandler::Renewed(proof)));
                 }
                 // The connection is closed when the key ends that it was proved with before.
-                Err(why) => tracing::debug!(node = %self.peer.node, why, "no key was proved anew"),
+                Err(why) => tracing::debug!(node = %self.peer.node, %why, "no key was proved anew"),
             }
         }
         match self.mailbox.1.poll_next_unpin(cx) {
@@ -297,11 +297,24 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info: Purpose::Proof, error })
                 if !matches!(self.state, State::Proved) =>
             {
-                let why = format!("it broke off the proof of the mesh key: {error}");
-                self.state = State::Running(ready(Err(why)).boxed());
+                self.state = State::Running(ready(Err(no_stream(&error))).boxed());
             }
             _ => {}
         }
+    }
+}
+
+fn late() -> Unproved {
+    Unproved::Lost("it did not prove the mesh key in time".into())
+}
+
+/// Why there is no stream to prove the mesh key on.
+fn no_stream(error: &StreamUpgradeError<Infallible>) -> Unproved {
+    match error {
+        StreamUpgradeError::NegotiationFailed => {
+            Unproved::Wrong("it knows no proof of the mesh key, or that of another version".into())
+        }
+        error => Unproved::Lost(format!("it broke off the proof of the mesh key: {error}")),
     }
 }
 

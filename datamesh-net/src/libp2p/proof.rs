@@ -5,6 +5,7 @@
 //! one connection, one direction and one pair of nodes. A stranger that dials learns nothing but a nonce, and one that
 //! is dialled nothing but hashes that no other listener knows again. Who has proved an invitation is given the mesh key.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datamesh_core::KeyRing;
@@ -46,6 +47,34 @@ const ANOTHER_KEY: &str = "it knows another mesh key, or the invitation has ende
 
 /// What each end says last: it serves the other from now on.
 const READY: u8 = 1;
+
+/// Why a peer has not proved the mesh key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unproved {
+    /// What it showed or said is wrong: it is not of this mesh.
+    Wrong(String),
+    /// It was lost before that was to be seen.
+    Lost(String),
+}
+
+impl From<String> for Unproved {
+    fn from(text: String) -> Self {
+        Self::Wrong(text)
+    }
+}
+
+impl From<&str> for Unproved {
+    fn from(text: &str) -> Self {
+        Self::Wrong(text.to_owned())
+    }
+}
+
+impl fmt::Display for Unproved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Wrong(text) | Self::Lost(text)) = self;
+        f.write_str(text)
+    }
+}
 
 /// Which end of the connection this node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,7 +261,7 @@ pub(super) async fn exchange<S>(
     own: &Own,
     remote: PeerId,
     gate: &Gate,
-) -> Result<KeyName, String>
+) -> Result<KeyName, Unproved>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -252,7 +281,7 @@ async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     own: &Own,
     remote: PeerId,
     gate: &Gate,
-) -> Result<KeyName, String> {
+) -> Result<KeyName, Unproved> {
     let ends = Ends { dialler: own.peer, listener: remote };
     let (keys, expires) = own.keys.shown();
     let nonce = nonce()?;
@@ -277,7 +306,7 @@ async fn listen<S: AsyncRead + AsyncWrite + Unpin>(
     own: &Own,
     remote: PeerId,
     gate: &Gate,
-) -> Result<KeyName, String> {
+) -> Result<KeyName, Unproved> {
     let ends = Ends { dialler: remote, listener: own.peer };
     let asked: [u8; ASKED_LEN] = receive(stream).await?;
     let (dialled, rest) = asked.split_first_chunk::<NONCE_LEN>().ok_or("too short")?;
@@ -297,7 +326,7 @@ async fn listen<S: AsyncRead + AsyncWrite + Unpin>(
         Err(why) => {
             // The dialler hangs up when it has read that. Were this end to do it first, it might never read it.
             let _ = receive::<_, 1>(stream).await;
-            return Err(why);
+            return Err(why.into());
         }
     };
     let said = Said { ends, asked, picked };
@@ -334,31 +363,31 @@ fn nonce() -> Result<[u8; NONCE_LEN], String> {
 }
 
 /// Tells the peer that its streams are taken from now on, and waits to hear the same.
-async fn meet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<(), String> {
+async fn meet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<(), Unproved> {
     send(stream, &[READY]).await?;
     let said: [u8; 1] = receive(stream).await?;
     if said == [READY] { Ok(()) } else { Err("it broke the protocol of the proof".into()) }
 }
 
 /// Receives a proof and compares it in constant time.
-async fn check<S: AsyncRead + Unpin>(stream: &mut S, expected: blake3::Hash) -> Result<(), String> {
+async fn check<S: AsyncRead + Unpin>(stream: &mut S, expected: blake3::Hash) -> Result<(), Unproved> {
     let shown = blake3::Hash::from_bytes(receive(stream).await?);
     if shown == expected { Ok(()) } else { Err("it does not know the mesh key".into()) }
 }
 
-async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> Result<(), String> {
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> Result<(), Unproved> {
     stream.write_all(bytes).await.map_err(broken)?;
     stream.flush().await.map_err(broken)
 }
 
-async fn receive<S: AsyncRead + Unpin, const N: usize>(stream: &mut S) -> Result<[u8; N], String> {
+async fn receive<S: AsyncRead + Unpin, const N: usize>(stream: &mut S) -> Result<[u8; N], Unproved> {
     let mut bytes = [0; N];
     stream.read_exact(&mut bytes).await.map_err(broken)?;
     Ok(bytes)
 }
 
-fn broken(error: std::io::Error) -> String {
-    format!("it broke off the proof of the mesh key: {error}")
+fn broken(error: std::io::Error) -> Unproved {
+    Unproved::Lost(format!("it broke off the proof of the mesh key: {error}"))
 }
 
 #[cfg(test)]
@@ -427,6 +456,32 @@ mod tests {
         assert_eq!(prove(&mesh(1), &mesh(1), None), [true, true]);
         assert_eq!(prove(&mesh(1), &mesh(2), None), [false, false]);
         assert_eq!(prove(&mesh(1), &mesh(1), Some(PeerId::random())), [false, false]);
+    }
+
+    /// Who hangs up in the middle may be of this mesh, and is full or restarts; who shows something else is not.
+    #[test]
+    fn a_proof_that_is_broken_off_is_not_a_wrong_one() {
+        let hears = |said: Vec<u8>| {
+            let (mut to_dialler, from_listener) = pipe();
+            let (to_listener, _from_dialler) = pipe();
+            to_dialler.try_send(said).unwrap();
+            drop(to_dialler);
+            let own = Own { peer: PeerId::random(), keys: mesh(1) };
+            let link = Duplex(from_listener, to_listener);
+            block_on(exchange(link, Role::Dialler, &own, PeerId::random(), &Gate::default())).unwrap_err()
+        };
+        let picked = |place| filled::<PICKED_LEN>([0; NONCE_LEN].into_iter().chain([place])).to_vec();
+        let wrong = [picked(0), vec![7; 32]].concat();
+        for (said, is_lost) in [
+            (vec![1], true),
+            (picked(0), true),
+            (wrong.clone(), false),
+            (picked(NONE), false),
+            (picked(5), false),
+        ] {
+            let why = hears(said.clone());
+            assert_eq!(matches!(why, Unproved::Lost(_)), is_lost, "{said:?}: {why:?}");
+        }
     }
 
     #[test]
