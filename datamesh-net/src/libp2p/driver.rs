@@ -238,7 +238,9 @@ impl Driver {
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.note_move(&address);
-                self.forget_external(Some(&address));
+                if !lacks_zone(&address) {
+                    self.forget_external(Some(&address));
+                }
                 self.tell_addresses();
             }
             SwarmEvent::ConnectionEstablished {
@@ -397,9 +399,10 @@ impl Driver {
         self.dial_anew(Instant::now());
     }
 
-    /// Notes that this node has an address more, or one less; those at relays say nothing of where it is.
+    /// Notes that this node has an address more, or one less; those at relays say nothing of where it is, and those that
+    /// every interface has come and go with each container.
     fn note_move(&mut self, address: &Multiaddr) {
-        if !is_relayed(address) {
+        if !is_relayed(address) && !lacks_zone(address) {
             self.moved = Some(Instant::now());
         }
     }
@@ -452,6 +455,27 @@ mod tests {
         let wait = wait.unwrap_or_else(|| panic!("given up after {count} dials"));
         assert!(wait <= Duration::from_secs(30), "{wait:?} after {count} dials");
         assert_eq!(driver.retries.len(), count as usize, "one wait after each dial");
+    }
+
+    #[test]
+    fn an_interface_of_a_container_is_no_move() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let opened = start::driver(config(1), runtime.handle().clone(), Vec::new()).await;
+            let (mut driver, _commands) = opened.unwrap();
+            for (address, is_move) in [("/ip6/fe80::1/tcp/1", false), ("/ip4/192.0.2.1/tcp/1", true)] {
+                let address: Multiaddr = address.parse().unwrap();
+                let listener_id = libp2p::core::transport::ListenerId::next();
+                #[cfg(feature = "nat")]
+                driver.swarm.add_external_address("/ip6/2001:db8::1/tcp/1".parse().unwrap());
+                driver.on_event(SwarmEvent::NewListenAddr { listener_id, address: address.clone() });
+                assert_eq!(driver.moved.take().is_some(), is_move, "{address}");
+                driver.on_event(SwarmEvent::ExpiredListenAddr { listener_id, address: address.clone() });
+                assert_eq!(driver.moved.take().is_some(), is_move, "{address}");
+                #[cfg(feature = "nat")]
+                assert_eq!(driver.swarm.external_addresses().count(), 1, "{address}");
+            }
+        });
     }
 
     #[test]

@@ -60,18 +60,30 @@ fn is_link_local(ip: Ipv6Addr) -> bool {
     ip.segments().first().is_some_and(|first| first & 0xffc0 == 0xfe80)
 }
 
+fn is_self_given(address: &Multiaddr) -> bool {
+    matches!(address.iter().next(), Some(Protocol::Ip4(ip)) if ip.is_link_local())
+}
+
 pub(super) fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
-/// Those of a node's own addresses that others are told: all of the widest scope, direct ones first.
+/// Whether an address leads nowhere without the name of an interface, which no address can hold: those that IPv6 makes
+/// for each link. Every interface has one, also where it comes and goes with a container.
+pub(super) fn lacks_zone(address: &Multiaddr) -> bool {
+    matches!(address.iter().next(), Some(Protocol::Ip6(ip)) if is_link_local(ip))
+}
+
+/// Those of a node's own addresses that others are told: all of the widest scope that lead anywhere, direct ones first
+/// and what a machine without a DHCP server gave itself last. The mesh takes no more than so many of them, so the same
+/// addresses are told in the same order, whichever interface came first.
 pub(super) fn announced(own: impl IntoIterator<Item = Multiaddr>) -> Vec<Multiaddr> {
-    let mut own: Vec<_> = own.into_iter().collect();
+    let mut own: Vec<_> = own.into_iter().filter(|address| !lacks_zone(address)).collect();
     let widest = own.iter().map(scope).max();
     own.retain(|address| Some(scope(address)) == widest);
     let mut seen = std::collections::BTreeSet::new();
     own.retain(|address| seen.insert(address.to_vec()));
-    own.sort_by_key(is_relayed);
+    own.sort_by_cached_key(|address| (is_relayed(address), is_self_given(address), address.to_vec()));
     own
 }
 
@@ -121,5 +133,31 @@ mod tests {
         assert_eq!(told(&[loopback, local, local]), [local]);
         assert_eq!(told(&[loopback]), [loopback]);
         assert!(told(&[]).is_empty());
+    }
+
+    #[test]
+    fn addresses_that_need_a_zone_are_told_to_nobody() {
+        let (loopback, local, link) = ("/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1", "/ip6/fe80::1/tcp/1");
+        assert_eq!(told(&[link, local, "/ip6/febf::2/udp/1/quic-v1", loopback]), [local]);
+        assert_eq!(told(&[link, loopback]), [loopback]);
+        assert!(told(&[link]).is_empty());
+        assert!(!lacks_zone(&local.parse().unwrap()) && !lacks_zone(&"/ip6/fec0::1/tcp/1".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_told_is_in_one_order_whichever_interface_came_first() {
+        let ordered = [
+            "/ip4/10.0.0.1/tcp/1",
+            "/ip4/192.168.0.2/tcp/1",
+            "/ip4/192.168.0.2/udp/1/quic-v1",
+            "/ip6/fd00::1/tcp/1",
+            "/ip4/169.254.3.4/tcp/1",
+        ];
+        let mut other = ordered;
+        other.reverse();
+        assert_eq!(
+            (told(&ordered), told(&other)),
+            (ordered.map(str::to_owned).to_vec(), ordered.map(str::to_owned).to_vec())
+        );
     }
 }
