@@ -138,16 +138,11 @@ struct Ears {
 
 impl Ears {
     fn open(interfaces: &Interfaces) -> io::Result<Self> {
-        let hear = socket(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT))?;
+        let hear = ear()?;
         let mut speak = Vec::new();
         for ip in interfaces.keys() {
             // An interface may have gone meanwhile; the others are heard all the same.
-            let joined = hear.join_multicast_v4(&GROUP, ip).and_then(|()| {
-                let mouth = socket(SocketAddrV4::new(*ip, PORT))?;
-                mouth.set_multicast_if_v4(ip)?;
-                mouth.set_multicast_loop_v4(true)?;
-                tokio_socket(mouth)
-            });
+            let joined = hear.join_multicast_v4(&GROUP, ip).and_then(|()| tokio_socket(mouth(*ip)?));
             match joined {
                 Ok(mouth) => speak.push((*ip, mouth)),
                 Err(error) => tracing::debug!(%ip, %error, "an interface takes no multicast"),
@@ -275,12 +270,27 @@ impl Known {
     }
 }
 
-/// A socket that shares the port of multicast DNS with every other program that listens there.
-fn socket(address: SocketAddrV4) -> io::Result<Socket> {
+/// A socket that shares the port of multicast DNS with every other program that listens there. What is sent to this
+/// machine alone is for those: on Linux it does not come here.
+fn ear() -> io::Result<Socket> {
+    let ip = if cfg!(target_os = "linux") { GROUP } else { Ipv4Addr::UNSPECIFIED };
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     socket.set_reuse_address(true)?;
     #[cfg(unix)]
     socket.set_reuse_port(true)?;
+    bind(socket, SocketAddrV4::new(ip, PORT))
+}
+
+/// A socket to announce with from one address. Nobody reads it, so it has a port of its own: at that of multicast DNS it
+/// would swallow what other programs of this machine are answered.
+fn mouth(ip: Ipv4Addr) -> io::Result<Socket> {
+    let socket = bind(Socket::new(Domain::IPV4, Type::DGRAM, None)?, SocketAddrV4::new(ip, 0))?;
+    socket.set_multicast_if_v4(&ip)?;
+    socket.set_multicast_loop_v4(true)?;
+    Ok(socket)
+}
+
+fn bind(socket: Socket, address: SocketAddrV4) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddr::V4(address).into())?;
     Ok(socket)
@@ -329,6 +339,30 @@ mod tests {
             ([10, 0, 0, 1].into(), vec![ListensOn::Tcp(3)]),
         ];
         assert_eq!(found, Interfaces::from(wanted));
+    }
+
+    /// Another program of this machine asks by multicast DNS, and is answered there alone.
+    #[test]
+    fn what_other_programs_are_answered_is_left_to_them() {
+        let other = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        other.set_reuse_address(true).unwrap();
+        #[cfg(unix)]
+        other.set_reuse_port(true).unwrap();
+        // Where somebody else keeps the port for himself, there is nothing to share.
+        let Ok(other) = bind(other, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT)) else { return };
+        let other: std::net::UdpSocket = other.into();
+        let (ear, mouth) = (ear().unwrap(), mouth(Ipv4Addr::LOCALHOST).unwrap());
+        assert_ne!(mouth.local_addr().unwrap().as_socket().unwrap().port(), PORT);
+        let answers = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        answers.send_to(b"answer", (Ipv4Addr::LOCALHOST, PORT)).unwrap();
+        if cfg!(target_os = "linux") {
+            // It may be read by yet another program that shares the port, and by nobody of this one.
+            for own in [ear, mouth] {
+                let own: std::net::UdpSocket = own.into();
+                assert!(own.recv_from(&mut [0; 16]).is_err(), "it is swallowed");
+            }
+        }
+        drop(other);
     }
 
     #[test]
