@@ -255,7 +255,9 @@ impl MemoryTransport {
         if self.node.closed.swap(true, Ordering::AcqRel) {
             return;
         }
+        // The links are cut with it, so that every call ends.
         lock(&self.network.hub).remove(&self.node);
+        self.deadlines.close();
         self.node.inbound.1.close();
         while self.node.inbound.1.try_recv().is_ok() {}
         self.node.events.1.close();

@@ -6,13 +6,17 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use async_channel::{Receiver, Sender};
 use datamesh_core::Result;
 use datamesh_core::ports::{Instant, Runtime};
+use futures::future::{self, Either};
 
 /// The deadlines of one transport.
 pub(super) struct Deadlines {
     runtime: Arc<dyn Runtime>,
     state: Mutex<State>,
+    /// Nothing is ever sent: the channel is closed when the transport is, and with it each task ends.
+    closing: (Sender<()>, Receiver<()>),
 }
 
 #[derive(Default)]
@@ -26,7 +30,12 @@ struct State {
 
 impl Deadlines {
     pub(super) fn new(runtime: Arc<dyn Runtime>) -> Arc<Self> {
-        Arc::new(Self { runtime, state: Mutex::default() })
+        Arc::new(Self { runtime, state: Mutex::default(), closing: async_channel::bounded(1) })
+    }
+
+    /// Ends every task that watches, also those that are begun later. Whoever waits is told nothing.
+    pub(super) fn close(&self) {
+        self.closing.0.close();
     }
 
     /// A future that resolves at `at`.
@@ -54,10 +63,14 @@ impl Deadlines {
 
     fn watch(self: &Arc<Self>, first: Instant) -> Result<()> {
         let (runtime, deadlines) = (self.runtime.clone(), Arc::downgrade(self));
+        let closing = self.closing.1.clone();
         let task = async move {
             let mut next = Some(first);
             while let Some(at) = next {
-                runtime.sleep_until(at).await;
+                let closing = std::pin::pin!(closing.recv());
+                if let Either::Right(_) = future::select(runtime.sleep_until(at), closing).await {
+                    return;
+                }
                 next = deadlines.upgrade().and_then(|deadlines| deadlines.look(at));
             }
         };
@@ -225,6 +238,21 @@ mod tests {
         assert!(Pin::new(&mut late).poll(&mut Context::from_waker(Waker::noop())).is_ready());
         drop(late);
         assert!(deadlines.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn no_task_is_left_of_a_transport_that_was_closed() {
+        let runtime = Arc::new(Manual::default());
+        let deadlines = Deadlines::new(runtime.clone());
+        let early = deadlines.until(at(10)).unwrap();
+        runtime.run_at(at(1));
+        assert_eq!(runtime.tasks.lock().unwrap().len(), 1);
+        deadlines.close();
+        // One that was asked for just before.
+        let late = deadlines.until(at(5)).unwrap();
+        runtime.run_at(at(2));
+        assert!(runtime.tasks.lock().unwrap().is_empty(), "a task outlives the transport");
+        drop((early, late));
     }
 
     #[test]
