@@ -270,6 +270,38 @@ fn two_bad_disks_change_nothing() {
     }
 }
 
+/// The node goes on reading for others; whoever runs it learns once that it is to be opened anew.
+#[test]
+fn a_store_that_takes_no_more_writes_is_told_of_once() {
+    run(async {
+        let lab = Lab::open().await;
+        let mesh = &lab.sites[2].mesh;
+        let (mut own, mut elsewhere) = (mesh.events(), lab.client.events());
+        let bytes = noise(LEN, 11);
+        let earlier = put(&lab.client, &bytes).await;
+        lab.sites[2].store.set(Disk::Failed);
+        for _ in 0..3 {
+            assert_eq!(mesh.compact().await.err().map(|error| error.kind()), Some(ErrorKind::Poisoned));
+            let receipt = put(&lab.client, &bytes).await;
+            check(&lab.client, &receipt.capability, &bytes).await;
+        }
+        check(&lab.client, &earlier.capability, &bytes).await;
+        let told = |events: &mut datamesh::Events| {
+            let mut told = Vec::new();
+            while let Some(Some(event)) = futures::FutureExt::now_or_never(events.next()) {
+                if let Event::StoreFailed(why) = event {
+                    told.push(why);
+                }
+            }
+            told
+        };
+        let why = told(&mut own);
+        assert!(matches!(why.as_slice(), [why] if why.contains("a sync failed in this test")), "{why:?}");
+        assert_eq!((mesh.metrics().store_failures, lab.client.metrics().store_failures), (1, 0));
+        assert!(told(&mut elsewhere).is_empty());
+    });
+}
+
 #[test]
 fn a_corrupt_disk_says_so_and_is_not_accused_of_lying() {
     run(async {

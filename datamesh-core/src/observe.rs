@@ -69,6 +69,9 @@ pub enum Event {
         /// How many shards and records were not.
         rotten: u64,
     },
+    /// This node's store takes no more writes, because of an earlier failure of the disk, and why. It is told once, at the
+    /// first refusal; what is held is still read. Shut the mesh down and open it anew.
+    StoreFailed(String),
     /// A node's proof that it holds a shard was of something else.
     WrongProof {
         /// Who answered.
@@ -245,6 +248,8 @@ counters! {
     scrub_rounds,
     /// Shards of this node that were rotten and were given up.
     shards_set_aside,
+    /// 1 once this node's store takes no more writes, until the mesh is opened anew.
+    store_failures,
     /// Challenges of this node that were answered with the right proof.
     audits_success,
     /// Challenges that were answered with a proof of something else.

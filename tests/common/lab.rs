@@ -62,6 +62,8 @@ pub(crate) enum Disk {
     Full,
     /// Has no room for records either.
     TakesNothing,
+    /// Takes no more writes, because an earlier one failed.
+    Failed,
 }
 
 /// A late answer comes after this: far more than a hedge or a straggler's grace, and less than a test's limit.
@@ -290,6 +292,7 @@ impl Storage for FaultyStore {
             Disk::DropsBlobs => Ok(()),
             Disk::HangsOnWrites => futures::future::pending().await,
             Disk::Full | Disk::TakesNothing => Err(no_room()),
+            Disk::Failed => Err(failed()),
             _ => self.inner.write_blob(id, bytes).await,
         }
     }
@@ -329,6 +332,7 @@ impl Storage for FaultyStore {
     async fn commit(&self, batch: Batch) -> Result<()> {
         match self.disk() {
             Disk::TakesNothing => Err(no_room()),
+            Disk::Failed => Err(failed()),
             _ => self.inner.commit(batch).await,
         }
     }
@@ -338,12 +342,19 @@ impl Storage for FaultyStore {
     }
 
     async fn compact(&self) -> Result<()> {
+        if self.disk() == Disk::Failed {
+            return Err(failed());
+        }
         self.inner.compact().await
     }
 
     async fn close(&self) -> Result<()> {
         Ok(())
     }
+}
+
+fn failed() -> Error {
+    Error::new(ErrorKind::Poisoned, "a sync failed in this test")
 }
 
 fn no_room() -> Error {

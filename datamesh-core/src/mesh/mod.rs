@@ -1,6 +1,7 @@
 //! The handle: what a program does with a mesh.
 
 mod admission;
+mod alarm;
 mod builder;
 mod drain;
 mod forget;
@@ -49,6 +50,7 @@ pub use requests::{
     Explain, Get, GetToPath, HealthCheck, OpenReader, OpenStream, Put, Remove, Repair, StatRequest,
 };
 
+use alarm::Alarmed;
 use membership::OwnRecord;
 use rate::Rates;
 use tasks::Tasks;
@@ -365,7 +367,8 @@ impl Core {
         let counters = Arc::new(Counters::default());
         let (rot, rotten) = rot_channels();
         let options = node_options(&parts, &events, &counters, rot);
-        let node = Node::open(Arc::clone(&parts.storage), Arc::clone(&parts.runtime), options).await?;
+        let alarmed = Alarmed::new(parts.storage, events.clone(), Arc::clone(&counters));
+        let node = Node::open(Arc::new(alarmed), Arc::clone(&parts.runtime), options).await?;
         let peers = Peers::new(
             Arc::clone(&node),
             parts.identity.node_id(),
