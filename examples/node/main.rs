@@ -19,7 +19,7 @@
 //! The exit status is 0 when it is done, 2 for arguments that cannot be meant, 3 when the holders proved that the
 //! object is not there, 4 when too few nodes answered and it may be tried again, 5 for a ticket, key or capability
 //! that does not allow it, 6 when what would be made is there already or in use, 7 for bytes that failed their check,
-//! and 1 for everything else.
+//! and 1 for everything else, also for a disk that failed while the node ran: it shuts down, and is to be run again.
 #![allow(clippy::print_stderr, reason = "an example talks to the person who runs it")]
 
 mod admit;

@@ -2,10 +2,11 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use datamesh::net::libp2p::Discovery;
-use datamesh::{Builder, Event, Mesh, NodeState};
+use datamesh::{Builder, Error, ErrorKind, Event, Mesh, NodeState};
 use futures::StreamExt;
 use futures::channel::mpsc;
 use futures::future::{self, Either};
@@ -49,44 +50,63 @@ impl Found {
 }
 
 pub(crate) async fn run(directory: &Path, builder: Builder, output: Output) -> Result<()> {
-    let (mut told_to_stop, mut stop) = mpsc::channel(1);
+    let (mut tell_to_stop, mut stop) = mpsc::channel(1);
+    let is_told = AtomicBool::new(false);
     ctrlc::set_handler(move || {
-        if told_to_stop.try_send(()).is_err() {
+        if is_told.swap(true, Ordering::Relaxed) {
             // Told once more while it shuts down: it does not want to wait.
             std::process::exit(130);
         }
+        // It is the only message.
+        let _ = tell_to_stop.try_send(());
     })?;
     let mesh = builder.open().await?;
     let mut events = mesh.events();
-    introduce(&mesh, directory, output)?;
-    loop {
+    introduce(&mesh, directory, output);
+    let failure = loop {
         match future::select(stop.next(), events.next()).await {
-            Either::Left(_) | Either::Right((None, _)) => break,
+            Either::Left(_) | Either::Right((None, _)) => break None,
+            Either::Right((Some(Event::StoreFailed(why)), _)) => break Some(store_failed(&why, output)),
             Either::Right((Some(event), _)) => {
                 // What others should dial may have changed.
-                if matches!(event, Event::Listening(_) | Event::KeyChanged { .. })
-                    && let Err(error) = keep_ticket(&mesh, directory)
-                {
-                    // The node serves all the same.
-                    output.failed(&*error);
+                if matches!(event, Event::Listening(_) | Event::KeyChanged { .. }) {
+                    keep_ticket(&mesh, directory, output);
                 }
                 tell(&mesh, &event, output);
             }
         }
-    }
+    };
     place::remove_ticket(directory);
     output.result(&json!({ "event": "stopping" }), || say!("stopping"));
-    mesh.shutdown().await?;
+    let ended = mesh.shutdown().await;
+    if let Some(failure) = failure {
+        // It says why the node ends; that its store did not close well follows from it.
+        return Err(failure.into());
+    }
+    ended?;
     output.result(&json!({ "event": "stopped" }), || say!("stopped"));
     Ok(())
 }
 
-fn keep_ticket(mesh: &Mesh, directory: &Path) -> Result<()> {
-    place::write_ticket(directory, mesh.ticket()?.to_text().as_str())
+/// The node ends, so that whoever started it starts it again: its store is then opened anew, and looked through.
+fn store_failed(why: &str, output: Output) -> Error {
+    output.result(&json!({ "event": "failed", "subject": "store", "remark": why }), || {
+        say!("failed  store, {why}")
+    });
+    let text = format!("look at this node's disk, then run the node again: {why}");
+    Error::new(ErrorKind::Poisoned, text)
 }
 
-fn introduce(mesh: &Mesh, directory: &Path, output: Output) -> Result<()> {
-    keep_ticket(mesh, directory)?;
+/// Keeps the ticket for others on this machine. Where that fails the node serves all the same.
+fn keep_ticket(mesh: &Mesh, directory: &Path, output: Output) {
+    let write = || place::write_ticket(directory, mesh.ticket()?.to_text().as_str());
+    if let Err(error) = write() {
+        output.failed(&*error);
+    }
+}
+
+fn introduce(mesh: &Mesh, directory: &Path, output: Output) {
+    keep_ticket(mesh, directory, output);
     let addresses: Vec<String> = mesh.addresses().iter().map(ToString::to_string).collect();
     let value = json!({ "event": "running", "node": mesh.node_id().to_string(), "addresses": addresses });
     output.result(&value, || {
@@ -97,7 +117,6 @@ fn introduce(mesh: &Mesh, directory: &Path, output: Output) -> Result<()> {
         }
         say!("`node ticket {}` prints the ticket for others. Ctrl-C stops the node.", directory.display());
     });
-    Ok(())
 }
 
 fn tell(mesh: &Mesh, event: &Event, output: Output) {
