@@ -1,12 +1,14 @@
 //! How a program says why it failed.
 
 use std::error::Error;
+use std::io::{self, Write};
 
-/// Prints an error and what caused it.
+/// Prints an error and what caused it. Where nobody reads that, the exit status says it still.
 pub(crate) fn tell(error: &(dyn Error + 'static)) {
-    eprintln!("error: {error}");
+    let mut out = io::stderr();
+    let _ = writeln!(out, "error: {error}");
     for cause in causes(error) {
-        eprintln!("  because {cause}");
+        let _ = writeln!(out, "  because {cause}");
     }
 }
 

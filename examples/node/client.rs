@@ -90,8 +90,6 @@ async fn put(mesh: &Mesh, file: &Path, output: Output) -> Result<()> {
     let holders =
         if receipt.holders.is_empty() { receipt.manifest_holders.len() } else { receipt.holders.len() };
     let speed = speed(receipt.len, began.elapsed());
-    output.remark(&format!("{speed}, on {holders} nodes, margin {}", receipt.margin));
-    output.remark("its own capability, which reads and removes it:");
     let text = receipt.capability.to_text();
     let value = json!({
         "capability": text.as_str(),
@@ -100,7 +98,11 @@ async fn put(mesh: &Mesh, file: &Path, output: Output) -> Result<()> {
         "margin": receipt.margin,
         "seconds": began.elapsed().as_secs_f64(),
     });
-    output.capability(text.as_str(), &value)
+    // Before what nobody needs: it is lost with this process.
+    output.capability(text.as_str(), &value)?;
+    output.remark("that is its own capability, which reads and removes it");
+    output.remark(&format!("{speed}, on {holders} nodes, margin {}", receipt.margin));
+    Ok(())
 }
 
 async fn get(mesh: &Mesh, capability: &Capability, out: &Path, output: Output) -> Result<()> {

@@ -45,17 +45,18 @@ impl Output {
         if self.json { say!("{value}") } else { lines() }
     }
 
-    /// What stands beside the result, for a person.
+    /// What stands beside the result, for a person, if one is there.
     pub(crate) fn remark(self, text: &str) {
         if !self.json {
-            eprintln!("{text}");
+            let _ = writeln!(io::stderr(), "{text}");
         }
     }
 
     /// An error and its causes.
     pub(crate) fn failed(self, error: &(dyn Error + 'static)) {
         if self.json {
-            eprintln!("{}", json!({ "error": error.to_string(), "causes": failure::causes(error) }));
+            let value = json!({ "error": error.to_string(), "causes": failure::causes(error) });
+            let _ = writeln!(io::stderr(), "{value}");
         } else {
             failure::tell(error);
         }

@@ -90,7 +90,7 @@ impl Settings {
             "zone": self.zone,
             "capacity": self.capacity,
         });
-        Ok(fs::write(directory.join(SETTINGS), format!("{value:#}\n"))?)
+        replace(directory, SETTINGS, format!("{value:#}\n").as_bytes(), 0o666)
     }
 
     fn read(directory: &Path) -> Result<Self> {
@@ -218,15 +218,25 @@ pub(crate) fn settings(directory: &Path, now: Settings) -> Result<Settings> {
 
 /// Keeps the ticket where those find it who may read the directory, and nobody else.
 pub(crate) fn write_ticket(directory: &Path, ticket: &str) -> Result<()> {
-    let (path, new) = (directory.join(TICKET), directory.join("ticket.new"));
+    replace(directory, TICKET, ticket.as_bytes(), 0o600)
+}
+
+/// Puts a file in the place of another: whoever reads it, also after a power cut, finds the old one or the new one whole.
+/// The mode is that of Unix, before the process's mask.
+fn replace(directory: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    let new = directory.join(format!("{name}.new"));
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    #[cfg(not(unix))]
+    let _ = mode;
     // Left by one that was killed while it wrote.
     let _ = fs::remove_file(&new);
-    options.open(&new)?.write_all(ticket.as_bytes())?;
-    Ok(fs::rename(new, path)?)
+    let mut file = options.open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    Ok(fs::rename(new, directory.join(name))?)
 }
 
 /// Takes the ticket away when the node ends.
