@@ -10,8 +10,10 @@ use futures::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::budget::SMALL;
 use super::frame::{self, Kind};
-use super::limits::Limits;
+use super::limits::{LONGEST, Limits};
+use super::paced::STEP;
 use super::peers::Shared;
 use super::{Stream, serve};
 use crate::local::socket::Socket;
@@ -33,6 +35,11 @@ impl Bench {
         let runtime = tokio::runtime::Handle::current();
         let shared = Arc::new(Shared::new(NodeId::from_bytes([1; 32]), limits, runtime));
         Self { shared, peer: NodeId::from_bytes([2; 32]) }
+    }
+
+    /// The same node, and another peer that asks it.
+    fn other(&self, peer: u8) -> Self {
+        Self { shared: self.shared.clone(), peer: NodeId::from_bytes([peer; 32]) }
     }
 
     /// The asking end of a stream that is served.
@@ -66,6 +73,22 @@ fn message(head: usize, body: usize) -> Message {
 
 fn header(head: u32, body: u32) -> Vec<u8> {
     [[1, 1, 0, 0].as_slice(), &head.to_le_bytes(), &body.to_le_bytes()].concat()
+}
+
+/// Room for the longest message, with what is kept for small ones beside it.
+const LEAST: usize = LONGEST + SMALL;
+
+/// A large message: it takes none of what is kept for small ones.
+const LARGE: usize = SMALL + 100;
+
+/// The bytes in total of which so many are for messages of any length: a sixteenth is kept.
+fn in_total(bytes: usize) -> usize {
+    (bytes..).find(|all| all - all / 16 == bytes).unwrap()
+}
+
+/// The header of the longest message, of which nothing comes.
+fn promise() -> Vec<u8> {
+    header(MAX_HEAD_LEN as u32, MAX_BODY_LEN as u32)
 }
 
 /// Whether the serving end closes the stream.
@@ -116,8 +139,7 @@ fn lengths_of_messages() {
 
 #[test]
 fn limits_do_not_contradict_each_other() {
-    let longest = MAX_HEAD_LEN + MAX_BODY_LEN;
-    for (bytes, kept) in [(longest - 1, longest), (longest, longest), (longest + 1, longest + 1)] {
+    for (bytes, kept) in [(LEAST - 1, LEAST), (LEAST, LEAST), (LEAST + 1, LEAST + 1)] {
         let mut limits = Limits::default();
         (limits.bytes_per_peer, limits.bytes_in_total) = (bytes, bytes);
         (limits.head_bytes, limits.body_bytes) = (bytes, bytes);
@@ -155,18 +177,21 @@ fn requests_that_are_handled() {
 /// Bytes that are promised count, whether or not they come: no memory is taken for what is over the limit.
 fn bytes_under_way(change: impl Fn(&mut Limits, usize), peers: [u8; 2]) {
     block_on(async {
-        let longest = MAX_HEAD_LEN + MAX_BODY_LEN;
-        for (room, passes) in [(99, false), (100, true), (101, true)] {
-            let bench = Bench::new(|limits| change(limits, longest + room));
+        for (room, passes) in [(LARGE - 1, false), (LARGE, true), (LARGE + 1, true)] {
+            let bench = Bench::new(|limits| change(limits, LONGEST + room));
             let mut first = bench.stream();
-            first.write_all(&header(MAX_HEAD_LEN as u32, MAX_BODY_LEN as u32)).await.unwrap();
+            first.write_all(&promise()).await.unwrap();
             // It is read in order, so the promise is there before the second stream's.
             tokio::time::sleep(SHORT).await;
-            let other = Bench { shared: bench.shared.clone(), peer: NodeId::from_bytes([peers[1]; 32]) };
+            let other = bench.other(peers[1]);
             assert_eq!(bench.peer, NodeId::from_bytes([peers[0]; 32]));
             let mut second = other.stream();
-            frame::write(&mut second, Kind::Request, &message(40, 60)).await.unwrap();
-            assert_ne!(bench.hears_nothing().await, passes, "room for {room} of 100 bytes");
+            frame::write(&mut second, Kind::Request, &message(40, LARGE - 40)).await.unwrap();
+            assert_ne!(bench.hears_nothing().await, passes, "room for {room} of {LARGE} bytes");
+            // What is small does not wait behind it.
+            let mut small = other.stream();
+            frame::write(&mut small, Kind::Request, &message(40, SMALL - 40)).await.unwrap();
+            assert_eq!(bench.next().await.message.body.len(), SMALL - 40);
             // The first one breaks its promise: its bytes are free again.
             drop(first);
             if !passes {
@@ -178,49 +203,63 @@ fn bytes_under_way(change: impl Fn(&mut Limits, usize), peers: [u8; 2]) {
 
 #[test]
 fn bytes_of_one_peer() {
-    bytes_under_way(|limits, bytes| limits.bytes_per_peer = bytes, [2, 2]);
+    bytes_under_way(|limits, bytes| limits.bytes_per_peer = bytes + SMALL, [2, 2]);
 }
 
 #[test]
 fn bytes_of_all_peers() {
-    bytes_under_way(|limits, bytes| limits.bytes_in_total = bytes, [2, 3]);
+    bytes_under_way(|limits, bytes| limits.bytes_in_total = in_total(bytes), [2, 3]);
 }
 
-/// Replies that nobody reads take memory up to the limit: what is over it waits, and no more are made meanwhile.
+/// Replies that nobody reads take memory up to the limit: what is over it waits, and meanwhile one at a time is made, which
+/// goes out when it is small.
 fn replies_that_nobody_reads(change: impl Fn(&mut Limits, usize), other_peer: u8) {
     block_on(async {
-        let longest = MAX_HEAD_LEN + MAX_BODY_LEN;
-        for (room, passes) in [(99, false), (100, true), (101, true)] {
-            let bench = Bench::new(|limits| change(limits, longest + room));
-            let other = Bench { shared: bench.shared.clone(), peer: NodeId::from_bytes([other_peer; 32]) };
-            let (mut lazy, mut second, mut third) = (bench.stream(), other.stream(), other.stream());
+        for (room, passes) in [(LARGE - 1, false), (LARGE, true), (LARGE + 1, true)] {
+            let bench = Bench::new(|limits| change(limits, LONGEST + room));
+            let other = bench.other(other_peer);
+            let mut lazy = bench.stream();
+            let [mut second, mut third, mut fourth] = [(); 3].map(|()| other.stream());
             frame::write(&mut lazy, Kind::Request, &Message::default()).await.unwrap();
             bench.next().await.reply.send(message(MAX_HEAD_LEN, MAX_BODY_LEN));
             // Its header tells that it has begun; the rest is never read.
             frame::read_header(&mut lazy).await.unwrap().unwrap();
             frame::write(&mut second, Kind::Request, &Message::default()).await.unwrap();
-            bench.next().await.reply.send(message(40, 60));
+            bench.next().await.reply.send(message(40, LARGE - 40));
             let header = timeout(if passes { LONG } else { SHORT }, frame::read_header(&mut second)).await;
-            assert_eq!(header.is_ok(), passes, "room for {room} of 100 bytes");
-            frame::write(&mut third, Kind::Request, &Message::default()).await.unwrap();
-            assert_ne!(bench.hears_nothing().await, passes, "a request after {room}");
+            assert_eq!(header.is_ok(), passes, "room for {room} of {LARGE} bytes");
+            if passes {
+                continue;
+            }
+            for stream in [&mut third, &mut fourth] {
+                frame::write(stream, Kind::Request, &Message::default()).await.unwrap();
+            }
+            let held = bench.next().await;
+            assert!(bench.hears_nothing().await, "more than one request while a reply waits");
+            held.reply.send(message(40, SMALL - 40));
+            let header = frame::read_header(&mut third).await.unwrap().unwrap();
+            assert_eq!(header.body_len, SMALL - 40);
+            frame::read_message(&mut third, &header, &bench.shared.buffers).await.unwrap();
+            // A large one waits for the others.
+            bench.next().await.reply.send(message(40, LARGE - 40));
+            assert!(timeout(SHORT, frame::read_header(&mut fourth)).await.is_err());
             // Whoever hangs up makes room.
             drop(lazy);
-            if !passes {
-                bench.next().await;
-            }
+            frame::read_header(&mut second).await.unwrap().unwrap();
+            drop(second);
+            frame::read_header(&mut fourth).await.unwrap().unwrap();
         }
     });
 }
 
 #[test]
 fn replies_to_one_peer() {
-    replies_that_nobody_reads(|limits, bytes| limits.bytes_per_peer = bytes, 2);
+    replies_that_nobody_reads(|limits, bytes| limits.bytes_per_peer = bytes + SMALL, 2);
 }
 
 #[test]
 fn replies_to_all_peers() {
-    replies_that_nobody_reads(|limits, bytes| limits.bytes_in_total = bytes, 3);
+    replies_that_nobody_reads(|limits, bytes| limits.bytes_in_total = in_total(bytes), 3);
 }
 
 #[test]
@@ -259,6 +298,116 @@ fn one_byte_at_a_time() {
         stream.write_all(&[1]).await.unwrap();
         let closed = timeout(LONG, stream.read(&mut [0; 1])).await.unwrap();
         assert!(matches!(closed, Ok(0) | Err(_)));
+    });
+}
+
+/// Many peers promise all that the node takes in, and send nothing of it.
+#[test]
+fn promises_of_many_peers_do_not_stop_a_ping() {
+    block_on(async {
+        let grace = Duration::from_millis(1500);
+        let bench = Bench::new(|limits| {
+            limits.bytes_in_total = 64 << 20;
+            (limits.grace, limits.least_bytes_per_second) = (grace, u64::MAX);
+        });
+        let begun = Instant::now();
+        let mut promises = Vec::new();
+        for peer in 10..20 {
+            for _ in 0..3 {
+                let mut stream = bench.other(peer).stream();
+                stream.write_all(&promise()).await.unwrap();
+                promises.push(stream);
+            }
+        }
+        tokio::time::sleep(SHORT).await;
+        // One of them, and one who has nothing to do with them, have their small messages through at once.
+        for peer in [2, 10] {
+            let asks = bench.other(peer);
+            for (request, reply) in [(100, 100), (SMALL, SMALL), (100, 100)] {
+                let mut stream = asks.stream();
+                frame::write(&mut stream, Kind::Request, &message(0, request)).await.unwrap();
+                bench.next().await.reply.send(message(0, reply));
+                assert_eq!(frame::read_header(&mut stream).await.unwrap().unwrap().body_len, reply);
+            }
+        }
+        assert!(begun.elapsed() < grace, "{:?}: nothing is proved", begun.elapsed());
+        // A large one waits until the promises are given up.
+        let mut large = bench.stream();
+        frame::write(&mut large, Kind::Request, &message(0, LARGE)).await.unwrap();
+        assert!(bench.hears_nothing().await);
+        bench.next().await.reply.send(Message::default());
+        assert!(begun.elapsed() >= grace, "{:?}", begun.elapsed());
+        for mut stream in promises {
+            assert!(is_closed(&mut stream).await);
+        }
+    });
+}
+
+/// Whoever stops is cut off after a step's time and the grace, however much was to come, and whatever it has sent.
+#[test]
+fn who_sends_no_more_is_cut_off_after_a_step() {
+    block_on(async {
+        // The whole of the longest message may take five minutes, a step a second.
+        let grace = Duration::from_millis(100);
+        let bench = Bench::new(|limits| {
+            (limits.grace, limits.least_bytes_per_second) = (grace, STEP as u64);
+        });
+        assert!(bench.shared.limits.time_for(LONGEST) > 4 * LONG);
+        for sent in [0, 10, STEP, 40 * STEP] {
+            let mut stream = bench.stream();
+            stream.write_all(&promise()).await.unwrap();
+            stream.write_all(&vec![7; sent]).await.unwrap();
+            let stopped = Instant::now();
+            assert!(is_closed(&mut stream).await);
+            let lasted = stopped.elapsed();
+            assert!(lasted >= Duration::from_secs(1) && lasted < LONG / 4, "{lasted:?} after {sent} bytes");
+        }
+    });
+}
+
+/// The grace is given once, and not for each step.
+#[test]
+fn slow_steps_are_cut_off_when_the_grace_is_used_up() {
+    block_on(async {
+        let bench = Bench::new(|limits| {
+            (limits.grace, limits.least_bytes_per_second) = (Duration::from_millis(400), u64::MAX);
+        });
+        let mut stream = bench.stream();
+        stream.write_all(&promise()).await.unwrap();
+        let begun = Instant::now();
+        while stream.write_all(&vec![7; STEP]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(begun.elapsed() < LONG / 4, "it goes on for ever");
+        }
+    });
+}
+
+/// A peer that does not read its reply: it is given up, and so is the wait of another for room.
+#[test]
+fn who_reads_nothing_and_who_waits_for_it_are_given_up() {
+    block_on(async {
+        let bench = Bench::new(|limits| {
+            limits.bytes_per_peer = LEAST;
+            (limits.grace, limits.least_bytes_per_second) = (Duration::from_millis(400), STEP as u64);
+        });
+        let (mut lazy, mut waits) = (bench.stream(), bench.stream());
+        frame::write(&mut lazy, Kind::Request, &Message::default()).await.unwrap();
+        bench.next().await.reply.send(message(MAX_HEAD_LEN, MAX_BODY_LEN));
+        frame::read_header(&mut lazy).await.unwrap().unwrap();
+        let begun = Instant::now();
+        frame::write(&mut waits, Kind::Request, &Message::default()).await.unwrap();
+        bench.next().await.reply.send(message(0, LARGE));
+        assert!(is_closed(&mut waits).await, "it waits for room without end");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        // What it held is given back with its end.
+        let mut again = bench.stream();
+        frame::write(&mut again, Kind::Request, &Message::default()).await.unwrap();
+        bench.next().await.reply.send(message(0, SMALL));
+        assert_eq!(frame::read_header(&mut again).await.unwrap().unwrap().body_len, SMALL);
+        let mut rest = Vec::new();
+        tokio::time::sleep(LONG / 10).await;
+        let _ = lazy.read_to_end(&mut rest).await;
+        assert!(rest.len() < LONGEST, "the reply was not given up");
     });
 }
 

@@ -9,9 +9,9 @@ use datamesh_core::ports::Message;
 use datamesh_core::{Error, ErrorKind, Result};
 use futures::channel::oneshot;
 
+use super::budget;
 use super::frame::{self, Header, Kind};
 use super::peers::{Peer, Shared};
-use super::serve::reserve;
 use super::session::{Leased, Session};
 use super::{Command, Commands};
 
@@ -49,7 +49,7 @@ async fn exchange<A>(
     let session = connect(commands, peer).await?;
     let bytes = request.head.len().saturating_add(request.body.len());
     let budgets = [&peer.bytes.requests_sent, &shared.bytes.requests_sent];
-    let _bytes = reserve(budgets, bytes).await.map_err(not_sent)?;
+    let _bytes = budget::take(budgets, bytes).await.map_err(not_sent)?;
     let mut stream = send(&session, request, sent).await?;
     stream.set_awaiting(true);
     let reply = receive(shared, peer, &mut stream).await?;
@@ -115,7 +115,7 @@ async fn receive(shared: &Shared, peer: &Peer, leased: &mut Leased) -> Result<Re
         Kind::Request => return Err(lost(io::ErrorKind::InvalidData.into())),
     }
     let budgets = [&peer.bytes.replies_received, &shared.bytes.replies_received];
-    let _bytes = reserve(budgets, header.message_len()).await.map_err(lost)?;
+    let _bytes = budget::take(budgets, header.message_len()).await.map_err(lost)?;
     let stream = leased.stream().ok_or_else(|| lost(io::ErrorKind::NotConnected.into()))?;
     Ok(Ok(frame::read_message(stream, &header, &shared.buffers).await.map_err(lost)?))
 }

@@ -6,6 +6,11 @@ use datamesh_core::ports::{MAX_BODY_LEN, MAX_HEAD_LEN, Message};
 use datamesh_core::{Error, ErrorKind, Result};
 use tokio::sync::Semaphore;
 
+use super::budget::SMALL;
+
+/// The longest message that anybody sends.
+pub(crate) const LONGEST: usize = MAX_HEAD_LEN + MAX_BODY_LEN;
+
 /// What a transport takes from its peers and for them; every limit has a default that fits a mesh of some hundred
 /// nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,16 +43,19 @@ pub struct Limits {
     /// The longest body of a message, in bytes: 4 MiB and 64 KiB, which is also the most.
     pub body_bytes: usize,
     /// Bytes of messages under way with one peer, for each of sent requests, received requests, sent replies and
-    /// received replies: 16 MiB. At least the longest message.
+    /// received replies: 16 MiB. At least the longest message and 64 KiB: so much of it is kept for messages of up to
+    /// 64 KiB, so that they pass while large ones wait.
     pub bytes_per_peer: usize,
-    /// The same for all peers together: 256 MiB.
+    /// The same for all peers together: 256 MiB, of which a sixteenth is kept for messages of up to 64 KiB.
     pub bytes_in_total: usize,
     /// How long dialling, the handshake and the proof of the mesh key may take, each: 10 s.
     pub handshake: Duration,
     /// The slowest transfer of a message that is waited for, in bytes a second: 16 KiB. With [`grace`](Self::grace)
-    /// it bounds how long a peer can hold a stream and its memory with a frame that it does not finish.
+    /// it bounds how long a peer can hold a stream and its memory with a frame that it does not finish: each step of
+    /// 64 KiB, and all together, may take the time of their bytes and the grace. Who sends nothing has 34 s.
     pub least_bytes_per_second: u64,
-    /// What the transfer of every message is given on top: 30 s.
+    /// What the transfer of every message is given on top, and how long one that a peer sends, or has asked for, may
+    /// wait for room among the bytes under way: 30 s. Then its stream is reset.
     pub grace: Duration,
     /// How long a stream may lie idle before this node, as the one who serves it, closes it: 60 s. Whoever opened the
     /// stream closes it after half of that, so that no request meets a stream that is being closed.
@@ -85,9 +93,9 @@ impl Limits {
         self.body_bytes = self.body_bytes.min(MAX_BODY_LEN);
         // The longest message must pass, or it would wait for ever. A peer of other limits may send the longest there
         // is.
-        let longest = MAX_HEAD_LEN + MAX_BODY_LEN;
-        self.bytes_per_peer = self.bytes_per_peer.max(longest);
-        self.bytes_in_total = self.bytes_in_total.max(longest);
+        let least = LONGEST + SMALL;
+        self.bytes_per_peer = self.bytes_per_peer.max(least);
+        self.bytes_in_total = self.bytes_in_total.max(least);
         self.requests_per_peer = self.requests_per_peer.clamp(1, Semaphore::MAX_PERMITS);
         self
     }

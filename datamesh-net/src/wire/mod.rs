@@ -7,11 +7,13 @@
 #[cfg(test)]
 #[cfg(all(feature = "local", unix))]
 mod bounds;
+mod budget;
 pub(crate) mod buffers;
 pub(crate) mod call;
 pub(crate) mod frame;
 pub(crate) mod keys;
 pub(crate) mod limits;
+mod paced;
 pub(crate) mod peers;
 pub(crate) mod serve;
 pub(crate) mod session;

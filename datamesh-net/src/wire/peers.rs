@@ -10,6 +10,7 @@ use datamesh_core::ports::{Address, Inbound, PeerRoute, TransportEvent};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::budget::Budget;
 use super::buffers::Buffers;
 use super::limits::Limits;
 use super::session::Session;
@@ -66,7 +67,7 @@ impl Shared {
             #[cfg(feature = "libp2p")]
             woke: AtomicBool::new(false),
             runtime,
-            bytes: Budgets::new(limits.bytes_in_total),
+            bytes: Budgets::of(|| Budget::of_all(limits.bytes_in_total)),
             limits,
             wake: async_channel::bounded(1),
             routes: Mutex::default(),
@@ -205,21 +206,15 @@ impl Shared {
 
 /// Bytes of messages that may be under way.
 pub(crate) struct Budgets {
-    pub(crate) requests_sent: Semaphore,
-    pub(crate) requests_received: Semaphore,
-    pub(crate) replies_sent: Semaphore,
-    pub(crate) replies_received: Semaphore,
+    pub(crate) requests_sent: Budget,
+    pub(crate) requests_received: Budget,
+    pub(crate) replies_sent: Budget,
+    pub(crate) replies_received: Budget,
 }
 
 impl Budgets {
-    fn new(bytes: usize) -> Self {
-        let bytes = bytes.min(Semaphore::MAX_PERMITS);
-        Self {
-            requests_sent: Semaphore::new(bytes),
-            requests_received: Semaphore::new(bytes),
-            replies_sent: Semaphore::new(bytes),
-            replies_received: Semaphore::new(bytes),
-        }
+    fn of(new: impl Fn() -> Budget) -> Self {
+        Self { requests_sent: new(), requests_received: new(), replies_sent: new(), replies_received: new() }
     }
 }
 
@@ -239,7 +234,7 @@ impl Peer {
     fn new(node: NodeId, limits: &Limits) -> Self {
         Self {
             node,
-            bytes: Budgets::new(limits.bytes_per_peer),
+            bytes: Budgets::of(|| Budget::of_peer(limits.bytes_per_peer)),
             calls: async_lock::Semaphore::new(limits.calls_per_peer),
             requests: Semaphore::new(limits.requests_per_peer),
             known: AtomicBool::new(false),

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use datamesh_core::ports::{Inbound, Message, ReplySender};
 use futures::future::{self, Either};
 use futures::io::AsyncReadExt;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Stream;
+use super::budget;
 use super::frame::{self, Header, Kind};
 use super::limits::Limits;
+use super::paced::Paced;
 use super::peers::{Peer, Shared};
 
 /// Serves one stream to its end. `_counted` is dropped with the task.
@@ -33,23 +34,30 @@ async fn request(shared: &Shared, peer: &Peer, stream: &mut Stream) -> io::Resul
     let idle = shared.limits.idle;
     let Ok(header) = tokio::time::timeout(idle, frame::first_byte(stream)).await else { return Ok(false) };
     let Some(first) = header? else { return Ok(false) };
-    let header = in_time(&shared.limits, frame::HEADER_LEN, frame::rest_of_header(stream, first)).await?;
-    header.check(&shared.limits)?;
+    let limits = &shared.limits;
+    let mut rest = Paced::new(stream, limits, frame::HEADER_LEN);
+    let header = frame::rest_of_header(&mut rest, first).await?;
+    header.check(limits)?;
     if header.kind != Kind::Request {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a reply where a request was due"));
     }
     let budgets = [&peer.bytes.requests_received, &shared.bytes.requests_received];
-    let _bytes = reserve(budgets, header.message_len()).await?;
-    let read = frame::read_message(stream, &header, &shared.buffers);
-    let message = in_time(&shared.limits, header.message_len(), read).await?;
+    let _bytes = in_grace(limits, budget::take(budgets, header.message_len())).await?;
+    let mut sent = Paced::new(stream, limits, header.message_len());
+    let message = frame::read_message(&mut sent, &header, &shared.buffers).await?;
     let _handled = peer.requests.acquire().await.map_err(io::Error::other)?;
     let budgets = [&peer.bytes.replies_sent, &shared.bytes.replies_sent];
-    // Whoever does not read its replies has no more of them made: this waits while any reply waits for room.
-    drop(reserve(budgets, 1).await?);
+    // Whoever does not read its replies has no more of them made: this waits while any reply waits for room. Where that
+    // is the fault of others, one at a time is made nevertheless, for it may be a small one.
+    let turn = in_grace(limits, budget::turn(budgets)).await?;
     let Some((kind, reply)) = answer(shared, peer, stream, message).await? else { return Ok(false) };
     let bytes = Header::of(kind, &reply).message_len();
-    let _bytes = reserve(budgets, bytes).await?;
-    in_time(&shared.limits, bytes, frame::write(stream, kind, &reply)).await?;
+    let _bytes = match turn {
+        Some(kept) if bytes <= budget::SMALL => (Some(kept), None),
+        turn => (turn, Some(in_grace(limits, budget::take(budgets, bytes)).await?)),
+    };
+    let bytes = bytes.saturating_add(frame::HEADER_LEN);
+    frame::write(&mut Paced::new(stream, limits, bytes), kind, &reply).await?;
     Ok(true)
 }
 
@@ -83,22 +91,7 @@ async fn answer(
     }
 }
 
-/// Waits for room for so many bytes, with the peer and then with the node.
-pub(crate) async fn reserve(budgets: [&Semaphore; 2], bytes: usize) -> io::Result<[SemaphorePermit<'_>; 2]> {
-    let bytes = u32::try_from(bytes).map_err(io::Error::other)?;
-    let [peer, node] = budgets;
-    let first = peer.acquire_many(bytes).await.map_err(io::Error::other)?;
-    let second = node.acquire_many(bytes).await.map_err(io::Error::other)?;
-    Ok([first, second])
-}
-
-/// Waits for a transfer of so many bytes as long as it makes some progress.
-async fn in_time<T>(
-    limits: &Limits,
-    bytes: usize,
-    work: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
-    tokio::time::timeout(limits.time_for(bytes), work)
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+/// Waits for room, but not for ever: while nobody else gives back any, this stream and what it holds are given up.
+async fn in_grace<T>(limits: &Limits, room: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(limits.grace, room).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
