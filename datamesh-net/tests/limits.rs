@@ -81,8 +81,13 @@ fn inbound_connections_on_this_machine() {
     });
 }
 
-/// Those that say nothing take a place each while their handshake lasts; a friend takes one for a moment.
-async fn handshakes<T: Transport, S: Read>(ours: T, friends: Vec<T>, half_open: impl Fn() -> S) {
+/// Those that say nothing take a place each while their handshake lasts; a friend takes one for a moment. In the end all
+/// places are taken.
+async fn fill_handshakes<T: Transport, S: Read>(
+    ours: &T,
+    friends: &[T],
+    half_open: impl Fn() -> S,
+) -> Vec<S> {
     let address = ours.listen_addresses().remove(0);
     let come_in = async |friend: &T| {
         let mut tries = 0..5;
@@ -92,7 +97,7 @@ async fn handshakes<T: Transport, S: Read>(ours: T, friends: Vec<T>, half_open: 
         }
         // Its place is free when both ends have done with the handshake.
         let id = friend.local_node();
-        event(&ours, |event| *event == TransportEvent::Connected(id)).await;
+        event(ours, |event| *event == TransportEvent::Connected(id)).await;
     };
     come_in(&friends[0]).await;
     let mut held = Vec::new();
@@ -102,37 +107,73 @@ async fn handshakes<T: Transport, S: Read>(ours: T, friends: Vec<T>, half_open: 
         come_in(friend).await;
     }
     held.push(half_open());
-    let late = &friends[3];
-    assert!(late.connect(address.clone(), LIMIT).await.is_err(), "one over the limit");
-    // Nobody was sent away for it, and whoever leaves makes room.
-    held.remove(0);
-    late.set_peers(vec![route(&ours)]);
-    let come = late.local_node();
-    event(&ours, |event| *event == TransportEvent::Connected(come)).await;
+    held
+}
+
+/// Three handshakes at the same time, of which each may take long.
+fn three(limits: &mut Limits) {
+    (limits.pending_connections, limits.handshake) = (MOST as u32, LIMIT);
 }
 
 #[test]
 fn handshakes_over_tcp() {
     run(async {
-        let change =
-            |limits: &mut Limits| (limits.pending_connections, limits.handshake) = (MOST as u32, LIMIT);
-        let ours = over_tcp(1, change).await;
+        let ours = over_tcp(1, three).await;
         let friends = futures::future::join_all((2..6).map(|secret| over_tcp(secret, |_| {}))).await;
         let port = libp2p::port(&ours);
-        handshakes(ours, friends, || TcpStream::connect(("127.0.0.1", port)).unwrap()).await;
+        let half_open = || TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let mut held = fill_handshakes(&ours, &friends, half_open).await;
+        let late = &friends[3];
+        let address = ours.listen_addresses().remove(0);
+        assert!(late.connect(address, LIMIT).await.is_err(), "one over the limit");
+        // Nobody was sent away for it, and whoever leaves makes room.
+        held.remove(0);
+        late.set_peers(vec![route(&ours)]);
+        let come = late.local_node();
+        event(&ours, |event| *event == TransportEvent::Connected(come)).await;
     });
 }
 
+/// On one machine nobody is sent away: who finds no place waits for one, and no link is taken for dead meanwhile.
 #[test]
 fn handshakes_on_this_machine() {
     let home = tempfile::tempdir().unwrap();
     run(async {
-        let change =
-            |limits: &mut Limits| (limits.pending_connections, limits.handshake) = (MOST as u32, LIMIT);
-        let ours = on_this_machine(&home, 1, change).await;
+        let ours = on_this_machine(&home, 1, three).await;
         let socket = local::only_socket(home.path());
         let friends = futures::future::join_all((2..6).map(|secret| on_this_machine(&home, secret, |_| {})));
-        handshakes(ours, friends.await, || UnixStream::connect(&socket).unwrap()).await;
+        let friends = friends.await;
+        let half_open = || UnixStream::connect(&socket).unwrap();
+        let mut held = fill_handshakes(&ours, &friends, half_open).await;
+        let (friend, late) = (&friends[0], &friends[3]);
+        // Of the friend's calls each opens a connection, which wait for their turn as the newcomer does.
+        let calls = (0..2).map(|_| friend.call(ours.local_node(), Message::default(), LIMIT));
+        let asks = async {
+            let came = late.connect(ours.listen_addresses().remove(0), LIMIT);
+            let all = futures::future::join(futures::future::join_all(calls), came);
+            let mut all = std::pin::pin!(all);
+            assert!(
+                TestRuntime::shared().timeout(SHORT, &mut all).await.is_err(),
+                "one over the limit is let in, or turned away"
+            );
+            held.remove(0);
+            let (answers, came) = all.await;
+            assert!(answers.into_iter().all(|answer| answer.is_ok()));
+            came.unwrap();
+        };
+        let serves = async {
+            for _ in 0..2 {
+                let inbound = ours.accept().await.unwrap();
+                inbound.reply.send(inbound.message);
+            }
+        };
+        futures::join!(asks, serves);
+        // Nobody took another for gone.
+        let is_gone = |event: &TransportEvent| matches!(event, TransportEvent::Disconnected(_));
+        for node in [&ours, friend, late] {
+            let gone = TestRuntime::shared().timeout(SHORT, event(node, is_gone)).await;
+            assert!(gone.is_err(), "{gone:?}");
+        }
     });
 }
 

@@ -10,7 +10,7 @@ use datamesh_core::ports::{PeerRoute, TransportEvent};
 use datamesh_core::{Error, ErrorKind, Result};
 use futures::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
 use super::directory::{Bound, Directory, name_of};
@@ -90,7 +90,7 @@ pub(super) struct Driver {
     pub(super) links: HashMap<u64, Held>,
     pub(super) renewals: Renewals,
     next_link: u64,
-    /// Handshakes of those who dialled.
+    /// Places for the handshakes of those who dialled.
     pending: Arc<Semaphore>,
     /// Cloned for each connection that is served, so that they are counted: by peer, and all.
     served: HashMap<NodeId, Arc<()>>,
@@ -156,7 +156,9 @@ impl Driver {
         while !shared.is_closed() {
             let renewal = self.renewals.next;
             tokio::select! {
-                accepted = self.listener.accept() => self.on_accepted(accepted).await,
+                (place, accepted) = next(&self.listener, &self.pending) => {
+                    self.on_accepted(place, accepted).await;
+                }
                 Ok(command) = commands.recv() => self.on_command(command),
                 Ok(told) = told.recv() => self.on_told(told),
                 _ = clock.tick() => self.on_tick(),
@@ -172,16 +174,15 @@ impl Driver {
         commands.close();
     }
 
-    async fn on_accepted(&mut self, accepted: io::Result<(UnixStream, tokio::net::unix::SocketAddr)>) {
+    async fn on_accepted(&mut self, place: OwnedSemaphorePermit, accepted: io::Result<UnixStream>) {
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a connection on this machine was not taken");
                 return tokio::time::sleep(REST).await;
             }
         };
-        // Too many at once, or of another user: dropping the socket is all the answer there is.
-        let Ok(place) = Arc::clone(&self.pending).try_acquire_owned() else { return };
+        // Of another user: dropping the socket is all the answer there is.
         if !is_same_user(&stream) {
             return;
         }
@@ -431,6 +432,16 @@ impl Driver {
         }
         self.look_around();
     }
+}
+
+/// Takes the next who dials, as soon as there is a place for its handshake. The system lets the others wait: whoever
+/// is turned away takes this node for gone.
+async fn next(
+    listener: &UnixListener,
+    pending: &Arc<Semaphore>,
+) -> (OwnedSemaphorePermit, io::Result<UnixStream>) {
+    let Ok(place) = Arc::clone(pending).acquire_owned().await else { return std::future::pending().await };
+    (place, listener.accept().await.map(|(stream, _)| stream))
 }
 
 /// Whether a peer says that it listens for those on its own machine, whichever that is.
