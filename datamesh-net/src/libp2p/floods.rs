@@ -13,9 +13,9 @@ use bytes::Bytes;
 use datamesh_core::KeyRing;
 use datamesh_core::format::MeshKey;
 use datamesh_core::ports::{Message, Transport as _};
-use futures::future::poll_fn;
+use futures::future::{join_all, poll_fn};
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::stream::{self, FuturesUnordered, StreamExt};
 use libp2p::core::Endpoint;
 use libp2p::core::muxing::StreamMuxer;
 use libp2p::core::transport::{DialOpts, PortUse, Transport as _};
@@ -34,10 +34,10 @@ const MESH: [u8; 32] = [7; 32];
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Streams that the member opens, how many of them it holds at a time, and after how many it waits for the node: Yamux
-/// lets it have 256.
+/// lets it have 128.
 const FLOOD: usize = 10_000;
-const HELD: usize = 128;
-const BATCH: usize = 40;
+const HELD: usize = 72;
+const BATCH: usize = 16;
 
 /// What the flood may cost: 64 MiB.
 const MOST: u64 = 64 << 20;
@@ -145,49 +145,116 @@ where
     }
 }
 
-async fn run() {
+/// A node, and a friend that it serves.
+async fn nodes() -> (Libp2pTransport, Libp2pTransport) {
     let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
     let ours = Libp2pTransport::open(config(1).listen(listen)).await.unwrap();
     let friend = Libp2pTransport::open(config(2)).await.unwrap();
-    let address = ours.listen_addresses().remove(0);
-    friend.connect(address.clone(), LIMIT).await.unwrap();
+    friend.connect(ours.listen_addresses().remove(0), LIMIT).await.unwrap();
     for _ in 0..20 {
         echo(&friend, &ours).await;
     }
+    (ours, friend)
+}
 
-    let (keys, mesh) = (Keypair::generate_ed25519(), MeshKey::from_bytes(MESH));
-    let private = noise::Config::new(&keys).unwrap().with_prologue(noise_prologue(&mesh.network_name()));
+/// A connection of the member with these keys, to a node that it proves itself to.
+async fn join(
+    keys: &Keypair,
+    ours: &Libp2pTransport,
+) -> Member<impl AsyncRead + AsyncWrite + Unpin + 'static> {
+    let mesh = MeshKey::from_bytes(MESH);
+    let private = noise::Config::new(keys).unwrap().with_prologue(noise_prologue(&mesh.network_name()));
     let mut transport = tcp::tokio::Transport::new(tcp::Config::default())
         .upgrade(Version::V1Lazy)
         .authenticate(Buffered { private, plain: None })
-        .multiplex(Yamux);
+        .multiplex(Yamux::of(&Limits::default()));
     let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+    let address = ours.listen_addresses().remove(0);
     let dial = transport.dial(address.as_str().parse::<Multiaddr>().unwrap(), options).unwrap();
     let (remote, muxer) = dial.await.unwrap();
     let member = Member(RefCell::new(muxer));
-    let work = async {
-        let own = Own { peer: keys.public().to_peer_id(), keys: Arc::new(Keys::Mesh(KeyRing::of(mesh))) };
+    let own = Own { peer: keys.public().to_peer_id(), keys: Arc::new(Keys::Mesh(KeyRing::of(mesh))) };
+    let proof = async {
         let mut stream = member.open(proof::PROTOCOL).await;
         hear_taken(&mut stream, proof::PROTOCOL).await.unwrap();
         proof::exchange(stream, Role::Dialler, &own, remote, &Gate::default()).await.unwrap();
-        flood(&member, &friend, &ours).await;
     };
     tokio::select! {
         () = member.drive() => {}
-        () = work => {}
+        () = proof => {}
+    }
+    member
+}
+
+async fn open_without_end() {
+    let (ours, friend) = nodes().await;
+    let member = join(&Keypair::generate_ed25519(), &ours).await;
+    tokio::select! {
+        () = member.drive() => {}
+        () = flood(&member, &friend, &ours) => {}
     }
     echo(&friend, &ours).await;
     assert_eq!(ours.connected().len(), 2, "the member has lost no more than streams");
 }
 
-#[test]
-fn ten_thousand_streams_of_a_member() {
+/// Goes on with a request that is begun, and ends it never; how many bytes the node takes.
+async fn fill(stream: &mut Stream) -> u64 {
+    let (chunk, mut took) = ([7; 64 << 10], 0);
+    let patience = Duration::from_millis(500);
+    while took < 3 << 20
+        && let Ok(Ok(count)) = tokio::time::timeout(patience, stream.write(&chunk)).await
+    {
+        took += count as u64;
+    }
+    took
+}
+
+/// All connections that a peer may have, with as many streams as are served, each with a request that is begun and more
+/// than the node takes from one peer: what it may send ahead is in memory, and no more.
+async fn fill_windows() {
+    let (ours, friend) = nodes().await;
+    let limits = Limits::default();
+    let (before, keys) = (resident(), Keypair::generate_ed25519());
+    let members: Vec<_> =
+        stream::iter(0..limits.connections_per_peer).then(|_| join(&keys, &ours)).collect().await;
+    let fills = members.iter().map(|member| async {
+        let mut streams = Vec::new();
+        for _ in 0..limits.streams_per_connection {
+            let mut stream = member.open("/datamesh/1").await;
+            stream.write_all(&BEGUN).await.unwrap();
+            streams.push(stream);
+        }
+        let took: u64 = join_all(streams.iter_mut().map(fill)).await.into_iter().sum();
+        (took, streams)
+    });
+    let work = async {
+        let filled = join_all(fills).await;
+        let took: u64 = filled.iter().map(|(took, _)| took).sum();
+        let grown = resident().saturating_sub(before);
+        echo(&friend, &ours).await;
+        assert_eq!(ours.connected().len(), 2);
+        (took, grown)
+    };
+    let drive = join_all(members.iter().map(Member::drive));
+    let (took, grown) = tokio::select! {
+        _ = drive => panic!("it never ends"),
+        filled = work => filled,
+    };
+    let windows = u64::from(limits.connections_per_peer) * Yamux::of(&limits).window() as u64;
+    let read = limits.bytes_per_peer as u64;
+    assert!(took > 64 << 20, "no flood: {took} bytes");
+    assert!(took <= windows + read, "{took} bytes were taken");
+    assert!(grown <= windows + read + MOST, "{grown} bytes in memory for {took}");
+}
+
+/// Runs a test in a process of its own.
+fn alone<T: Future<Output = ()>>(name: &str, test: impl Fn() -> T) {
     if std::env::var_os(ALONE).is_some() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        return runtime.block_on(async { tokio::time::timeout(6 * LIMIT, run()).await.expect("it hangs") });
+        return runtime.block_on(async { tokio::time::timeout(6 * LIMIT, test()).await.expect("it hangs") });
     }
     let (_, place) = module_path!().split_once("::").unwrap();
-    let name = format!("{place}::ten_thousand_streams_of_a_member");
+    let name = format!("{place}::{name}");
     let alone = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", &name, "--nocapture"])
         .env(ALONE, "1")
@@ -195,4 +262,14 @@ fn ten_thousand_streams_of_a_member() {
         .unwrap();
     let said = [alone.stdout, alone.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
     assert!(alone.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn ten_thousand_streams_of_a_member() {
+    alone("ten_thousand_streams_of_a_member", open_without_end);
+}
+
+#[test]
+fn windows_that_a_member_fills() {
+    alone("windows_that_a_member_fills", fill_windows);
 }

@@ -18,15 +18,23 @@ use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use yamux::{Config, Connection, ConnectionError, Mode, Stream};
 
+use crate::wire::limits::Limits;
+
 /// The most that one frame carries: with its header it fits one Noise message of 63 KiB.
 const FRAME_LEN: usize = 62 << 10;
 
-/// Streams on a connection, both ways together: those for requests of both ends, and a few for pings and proofs.
-const MAX_STREAMS: usize = 256;
+/// Streams of a connection beyond those of requests: proofs, pings, and what finds and reaches members. For as many as
+/// were ever open at a time QUIC keeps buffers.
+pub(super) const OTHER_STREAMS: u32 = 32;
 
-/// What the windows of a connection's streams may grow to together: each begins with 256 KiB, which a shard with its
-/// head just exceeds, and those in use share as much again.
-const MAX_WINDOW: usize = 2 * MAX_STREAMS * (256 << 10);
+/// What Yamux lets a peer send ahead on a stream, at least; a shard with its head just exceeds it.
+const FIRST_WINDOW: usize = 256 << 10;
+
+/// The most streams, whatever the limits say: they may fill 1 GiB.
+const MOST_STREAMS: usize = 4096;
+
+/// Of so many peers each may have its windows grown to its part of the bytes in total.
+const FAST_PEERS: usize = 16;
 
 /// Streams that a peer opened and the swarm has not taken yet, for it is negotiating about so many others: each may hold a
 /// window. More are reset.
@@ -37,15 +45,38 @@ const MAX_WAITING: usize = 16;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The upgrade of a proved connection to many streams.
+///
+/// What a peer may send ahead, and nobody has read, is the window of its connection. Each stream has 256 KiB of it from
+/// the beginning, as the protocol wants it, and those in use share what it may grow by: as much as may be under way with
+/// one peer, or a sixteenth of what may be under way with all, from 1 to 32 MiB. By default 128 streams (64 of the peer's
+/// requests, 32 of this node's, 32 others) have 32 MiB, and 16 MiB more are for those in use: 48 MiB for a connection, and
+/// 192 MiB for the four that a peer may have.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Yamux;
+pub(super) struct Yamux {
+    /// Streams on a connection, both ways together.
+    streams: usize,
+    /// What their windows may grow to together.
+    window: usize,
+}
 
 impl Yamux {
-    fn start<C: AsyncRead + AsyncWrite + Unpin>(io: C, mode: Mode) -> Muxer<C> {
+    pub(super) fn of(limits: &Limits) -> Self {
+        let requests = limits.streams_per_connection.saturating_add(limits.streams_per_peer);
+        let streams = requests.saturating_add(OTHER_STREAMS as usize).min(MOST_STREAMS);
+        let growth = limits.bytes_per_peer.min(limits.bytes_in_total / FAST_PEERS).clamp(1 << 20, 32 << 20);
+        Self { streams, window: streams.saturating_mul(FIRST_WINDOW).saturating_add(growth) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn window(&self) -> usize {
+        self.window
+    }
+
+    fn start<C: AsyncRead + AsyncWrite + Unpin>(self, io: C, mode: Mode) -> Muxer<C> {
         let mut config = Config::default();
         config.set_split_send_size(FRAME_LEN);
-        config.set_max_num_streams(MAX_STREAMS);
-        config.set_max_connection_receive_window(Some(MAX_WINDOW));
+        config.set_max_num_streams(self.streams);
+        config.set_max_connection_receive_window(Some(self.window));
         let connection = Connection::new(io, config, mode);
         Muxer { connection, waiting: VecDeque::new(), waker: None, farewell: None, patience: FAREWELL }
     }
@@ -66,7 +97,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> InboundConnectionUpgrade<C> for Yamux {
     type Future = Ready<Result<Muxer<C>, Infallible>>;
 
     fn upgrade_inbound(self, io: C, _: Self::Info) -> Self::Future {
-        ready(Ok(Self::start(io, Mode::Server)))
+        ready(Ok(self.start(io, Mode::Server)))
     }
 }
 
@@ -76,7 +107,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> OutboundConnectionUpgrade<C> for Yamux {
     type Future = Ready<Result<Muxer<C>, Infallible>>;
 
     fn upgrade_outbound(self, io: C, _: Self::Info) -> Self::Future {
-        ready(Ok(Self::start(io, Mode::Client)))
+        ready(Ok(self.start(io, Mode::Client)))
     }
 }
 
@@ -150,6 +181,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
 #[cfg(test)]
 #[cfg(all(feature = "local", unix))]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use futures::future::poll_fn;
     use futures::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
@@ -161,6 +195,10 @@ mod tests {
     const WINDOW_UPDATE: u8 = 1;
     const GO_AWAY: u8 = 3;
     const SYN: u16 = 1;
+
+    fn yamux() -> Yamux {
+        Yamux::of(&Limits::default())
+    }
 
     /// What a connection does about what it was fed.
     #[derive(Debug, PartialEq, Eq)]
@@ -198,7 +236,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            let mut muxer = Yamux::start(Socket::new(theirs), Mode::Server);
+            let mut muxer = yamux().start(Socket::new(theirs), Mode::Server);
             let mut ours = Socket::new(ours);
             let peer = tokio::spawn(async move {
                 // The other end hangs up when it has had enough.
@@ -249,14 +287,99 @@ mod tests {
 
     #[test]
     fn ten_thousand_streams_are_not_kept() {
-        for (opened, kept) in [(MAX_STREAMS - 1, MAX_STREAMS - 1), (MAX_STREAMS, MAX_STREAMS)] {
+        let most = yamux().streams;
+        for (opened, kept) in [(most - 1, most - 1), (most, most)] {
             let frames = (0..opened as u32).flat_map(|n| frame(WINDOW_UPDATE, SYN, 2 * n + 1, 0)).collect();
             assert_eq!(feed(frames).0, kept);
         }
-        for opened in [MAX_STREAMS + 1, 10_000] {
+        for opened in [most + 1, 10_000] {
             let frames = (0..opened as u32).flat_map(|n| frame(WINDOW_UPDATE, SYN, 2 * n + 1, 0)).collect();
-            assert!(feed(frames).0 <= MAX_STREAMS, "{opened}");
+            assert!(feed(frames).0 <= most, "{opened}");
         }
+    }
+
+    /// What `docs/protocol-transport.md` says, and the ends of what limits may say.
+    #[test]
+    fn streams_and_windows_follow_the_limits() {
+        let of = |streams, bytes_per_peer, bytes_in_total| {
+            let limits = Limits {
+                streams_per_connection: streams,
+                bytes_per_peer,
+                bytes_in_total,
+                ..Limits::default()
+            };
+            let Yamux { streams, window } = Yamux::of(&limits);
+            (streams, window >> 20)
+        };
+        assert_eq!(of(64, 16 << 20, 256 << 20), (128, 32 + 16));
+        assert_eq!(of(64, 8 << 20, 256 << 20), (128, 32 + 8));
+        assert_eq!(of(64, 16 << 20, 64 << 20), (128, 32 + 4));
+        assert_eq!(of(4, 0, 0), (68, 17 + 1));
+        assert_eq!(of(usize::MAX, usize::MAX, usize::MAX), (4096, 1024 + 32));
+    }
+
+    /// Reads so much of each stream that comes, and then no more.
+    async fn read_a_little<C: AsyncRead + AsyncWrite + Unpin + 'static>(
+        mut muxer: Muxer<C>,
+        each: usize,
+        read: Arc<AtomicUsize>,
+    ) {
+        while let Ok(mut stream) = poll_fn(|context| Pin::new(&mut muxer).poll_inbound(context)).await {
+            let read = read.clone();
+            tokio::spawn(async move {
+                let (mut buffer, mut left) = (vec![0; 64 << 10], each);
+                while left > 0 {
+                    let room = left.min(buffer.len());
+                    let count = stream.read(&mut buffer[..room]).await.unwrap();
+                    read.fetch_add(count, Ordering::Relaxed);
+                    left -= count;
+                }
+                std::future::pending::<()>().await;
+            });
+        }
+    }
+
+    /// A peer that answers pings late, so that the way to it looks long, and whose streams were in use: its windows grow,
+    /// and then nobody reads what it sends.
+    #[test]
+    fn a_peer_fills_the_window_of_its_connection_and_no_more() {
+        let limits = Limits {
+            streams_per_connection: 6,
+            streams_per_peer: 2,
+            bytes_per_peer: 4 << 20,
+            ..Limits::default()
+        };
+        let yamux = Yamux::of(&limits);
+        assert_eq!((yamux.streams, yamux.window), (40, (10 + 4) << 20));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let (read, late) = (Arc::<AtomicUsize>::default(), Duration::from_millis(500));
+            let server = yamux.start(Socket::new(theirs), Mode::Server);
+            tokio::spawn(read_a_little(server, 1 << 20, read.clone()));
+            let mut client = yamux.start(Socket::new(ours), Mode::Client);
+            let mut writing = Vec::new();
+            for _ in 0..yamux.streams {
+                let opened = poll_fn(|context| Pin::new(&mut client).poll_outbound(context)).await;
+                let mut stream = opened.unwrap();
+                writing.push(async move {
+                    let (chunk, mut written) = (vec![7; 64 << 10], 0);
+                    while let Ok(Ok(count)) = tokio::time::timeout(3 * late, stream.write(&chunk)).await {
+                        written += count;
+                    }
+                    (written, stream)
+                });
+            }
+            tokio::spawn(async move {
+                tokio::time::sleep(late).await;
+                poll_fn(|context| Pin::new(&mut client).poll_inbound(context)).await.map(drop)
+            });
+            let written = futures::future::join_all(writing).await;
+            let written: usize = written.iter().map(|(written, _)| written).sum();
+            let ahead = written - read.load(Ordering::Relaxed);
+            assert!(ahead <= yamux.window, "{ahead} bytes that nobody has read");
+            assert!(ahead > yamux.window - (3 << 20), "{ahead} bytes only: nothing is proved");
+        });
     }
 
     /// A peer that reads nothing: every write waits.
@@ -288,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_close_ends_though_the_peer_reads_nothing() {
-        let mut muxer = Yamux::start(Full, Mode::Client);
+        let mut muxer = yamux().start(Full, Mode::Client);
         muxer.patience = Duration::from_millis(50);
         let mut close = Box::pin(poll_fn(|context| Pin::new(&mut muxer).poll_close(context)));
         futures::executor::block_on(async {

@@ -17,6 +17,8 @@ use super::buffered::Buffered;
 use super::config::Libp2pConfig;
 use super::driver::{Driver, Target};
 use super::gate::{Admits, Gated, Gates};
+#[cfg(feature = "quic")]
+use super::muxer::OTHER_STREAMS;
 use super::muxer::Yamux;
 use super::names;
 #[cfg(feature = "quic")]
@@ -40,10 +42,9 @@ const INTERFACE: Duration = Duration::from_secs(3);
 #[cfg(feature = "quic")]
 const QUIC_HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// Streams of a QUIC connection beyond those of requests: proofs, pings, and what finds and reaches members. For as many
-/// as were ever open at a time a connection keeps buffers.
-#[cfg(feature = "quic")]
-const OTHER_STREAMS: u32 = 32;
+/// Streams of a connection that a peer has opened and not yet said what for: a pool that doubles opens so many at once.
+/// Nobody reads them, and each may fill a window.
+const MAX_NEGOTIATING: usize = 16;
 
 /// What identify says of every node, to members and strangers alike: nothing that tells one mesh, version or program
 /// from another.
@@ -99,7 +100,8 @@ fn swarm(keys: Keypair, config: &Libp2pConfig, shared: &Arc<Shared>, own: Own) -
     #[cfg(feature = "nat")]
     let transport = match parts.relayed_transport.take() {
         Some(relayed) => {
-            let relayed = relayed.upgrade(Version::V1Lazy).authenticate(security).multiplex(Yamux);
+            let relayed =
+                relayed.upgrade(Version::V1Lazy).authenticate(security).multiplex(Yamux::of(&config.limits));
             let relayed = relayed.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
             // Asked first: the others would take the beginning of a relayed address for the whole.
             relayed.or_transport(sockets).map(|either, _| either.into_inner()).boxed()
@@ -109,8 +111,9 @@ fn swarm(keys: Keypair, config: &Libp2pConfig, shared: &Arc<Shared>, own: Own) -
     #[cfg(not(feature = "nat"))]
     let transport = sockets;
     let transport = TransportTimeout::new(transport, config.limits.handshake).boxed();
-    let options =
-        swarm::Config::with_tokio_executor().with_substream_upgrade_protocol_override(Version::V1Lazy);
+    let options = swarm::Config::with_tokio_executor()
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
+        .with_max_negotiating_inbound_streams(MAX_NEGOTIATING);
     Ok(Swarm::new(transport, parts.behaviour, local, options))
 }
 
@@ -121,7 +124,7 @@ fn sockets(keys: &Keypair, config: &Libp2pConfig, security: Buffered) -> Sockets
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .upgrade(Version::V1Lazy)
         .authenticate(security)
-        .multiplex(Yamux)
+        .multiplex(Yamux::of(&config.limits))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     #[cfg(feature = "quic")]
     let sockets = {

@@ -22,7 +22,7 @@ fn relayed_stranger() -> Swarm<Relayed> {
     let transport = transport
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(&keys).unwrap())
-        .multiplex(Yamux)
+        .multiplex(Yamux::of(&Limits::default()))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .or_transport(direct)
         .map(|either, _| either.into_inner())
