@@ -22,6 +22,7 @@ mod floods;
 pub(crate) mod fuzz;
 mod gate;
 mod handler;
+mod handshakes;
 #[cfg(feature = "kad")]
 mod kademlia;
 #[cfg(feature = "mdns")]

@@ -1,30 +1,36 @@
-//! How many connections there may be.
+//! How many connections there may be, and who makes room for others.
+//!
+//! Whoever has proved nothing may hold a place for as long as a handshake may take. So where all of these are taken, a
+//! newcomer gets one of those that come from the address that has most of them.
 //!
 //! libp2p's own limits keep an entry for every peer that was ever connected, so that a stranger who comes with ever new
 //! keys fills the memory. These forget a peer with its last connection.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures::future::AbortHandle;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandlerInEvent, THandlerOutEvent, ToSwarm,
-    dummy,
+    CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandlerInEvent,
+    THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId};
 
 use super::gate::{Gate, Gates};
+use super::handshakes::Newest;
 use crate::wire::limits::Limits;
 
 /// Denies connections over the limits.
 pub(super) struct Places {
     limits: Limits,
     gates: Arc<Gates>,
+    newest: Newest,
     /// Incoming connections in their handshake, or whose peer has not proved the mesh key yet. Those of which it has are
     /// forgotten when the next one comes.
     unproved: HashMap<ConnectionId, Unproved>,
@@ -32,11 +38,18 @@ pub(super) struct Places {
     incoming: HashSet<ConnectionId>,
     /// The connections with each peer, none of which is without any.
     of_peers: HashMap<PeerId, HashSet<ConnectionId>>,
+    /// Connections that have made room for others, to be closed.
+    given_up: VecDeque<(PeerId, ConnectionId)>,
 }
 
 struct Unproved {
     gate: Arc<Gate>,
     from: Option<IpAddr>,
+    handshake: Option<AbortHandle>,
+    /// Whose it says to be, once the handshake is over.
+    peer: Option<PeerId>,
+    /// Whether it has made room for another. It is not counted any more, and forgotten when it has come to its end.
+    is_given_up: bool,
 }
 
 impl Places {
@@ -44,23 +57,58 @@ impl Places {
         Self {
             limits: limits.clone(),
             gates: Arc::clone(gates),
+            newest: Newest::default(),
             unproved: HashMap::new(),
             pending_outgoing: HashSet::new(),
             incoming: HashSet::new(),
             of_peers: HashMap::new(),
+            given_up: VecDeque::new(),
         }
+    }
+
+    /// Where the transport leaves what ends the newest handshake.
+    pub(super) fn newest(&self) -> Newest {
+        self.newest.clone()
     }
 
     /// Whether there is room for one more peer that has proved nothing.
     fn check_unproved(&mut self, from: Option<IpAddr>) -> Result<(), ConnectionDenied> {
         self.unproved.retain(|_, unproved| !unproved.gate.has_proved());
-        check(self.unproved.len(), self.limits.pending_connections, "incoming connections without a proof")?;
-        if from.is_none() {
-            return Ok(());
+        let taken = self.counted(from);
+        if from.is_some_and(|ip| !ip.is_loopback()) {
+            let most = self.limits.pending_connections_per_address;
+            check(taken, most, "incoming connections from one address without a proof")?;
         }
-        let taken = self.unproved.values().filter(|unproved| unproved.from == from).count();
-        let most = self.limits.pending_connections_per_address;
-        check(taken, most, "incoming connections from one address without a proof")
+        let all = self.unproved.values().filter(|unproved| !unproved.is_given_up).count();
+        let room = check(all, self.limits.pending_connections, "incoming connections without a proof");
+        room.or_else(|denied| if self.make_room(taken) { Ok(()) } else { Err(denied) })
+    }
+
+    /// The connections of one origin that have proved nothing.
+    fn counted(&self, from: Option<IpAddr>) -> usize {
+        let is_counted = |unproved: &&Unproved| unproved.from == from && !unproved.is_given_up;
+        self.unproved.values().filter(is_counted).count()
+    }
+
+    /// Gives up the oldest of those whose origin has most of them, if that has more than the newcomer's would then have
+    /// with its own: so nobody is driven out by who has as many.
+    fn make_room(&mut self, taken: usize) -> bool {
+        let mut of_origins = HashMap::<_, (usize, Option<ConnectionId>)>::new();
+        for (connection, unproved) in self.unproved.iter().filter(|(_, unproved)| !unproved.is_given_up) {
+            let (count, oldest) = of_origins.entry(unproved.from).or_default();
+            *count = count.saturating_add(1);
+            *oldest = Some(oldest.map_or(*connection, |oldest| oldest.min(*connection)));
+        }
+        let most = of_origins.into_values().max_by_key(|(count, _)| *count);
+        let Some((_, Some(oldest))) = most.filter(|(count, _)| *count > taken.saturating_add(1)) else {
+            return false;
+        };
+        if let Some(unproved) = self.unproved.get_mut(&oldest) {
+            unproved.is_given_up = true;
+            unproved.handshake.iter().for_each(AbortHandle::abort);
+            self.given_up.extend(unproved.peer.map(|peer| (peer, oldest)));
+        }
+        true
     }
 
     fn check_peer(&self, peer: &PeerId) -> Result<(), ConnectionDenied> {
@@ -69,22 +117,21 @@ impl Places {
     }
 }
 
-/// Whose connection it is: an IPv4 address, or the 64 bits that an IPv6 network has. None for this machine, and for relays,
-/// by which many come.
+/// Whose connection it is: an IPv4 address, or the 64 bits that an IPv6 network has. None for relays, by which many come,
+/// as they do from this machine.
 fn origin(address: &Multiaddr) -> Option<IpAddr> {
     if address.iter().any(|part| part == Protocol::P2pCircuit) {
         return None;
     }
-    let ip = match address.iter().next()? {
-        Protocol::Ip4(ip) => IpAddr::V4(ip),
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
         Protocol::Ip6(ip) => match ip.to_ipv4_mapped() {
-            Some(ip) => IpAddr::V4(ip),
-            None if ip.is_loopback() => return None,
-            None => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+            Some(ip) => Some(IpAddr::V4(ip)),
+            None if ip.is_loopback() => Some(IpAddr::V6(ip)),
+            None => Some(IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64))),
         },
-        _ => return None,
-    };
-    Some(ip).filter(|ip| !ip.is_loopback())
+        _ => None,
+    }
 }
 
 fn check(taken: usize, most: u32, what: &str) -> Result<(), ConnectionDenied> {
@@ -104,9 +151,10 @@ impl NetworkBehaviour for Places {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        let from = origin(remote);
+        let (from, handshake) = (origin(remote), self.newest.take());
         self.check_unproved(from)?;
-        self.unproved.insert(connection, Unproved { gate: self.gates.of(connection), from });
+        let (gate, peer, is_given_up) = (self.gates.of(connection), None, false);
+        self.unproved.insert(connection, Unproved { gate, from, handshake, peer, is_given_up });
         Ok(())
     }
 
@@ -124,11 +172,14 @@ impl NetworkBehaviour for Places {
 
     fn handle_established_inbound_connection(
         &mut self,
-        _: ConnectionId,
+        connection: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<Self::ConnectionHandler, ConnectionDenied> {
+        if self.unproved.get(&connection).is_some_and(|unproved| unproved.is_given_up) {
+            return Err(ConnectionDenied::new("it had made room for another address when it was made"));
+        }
         check(self.incoming.len(), self.limits.inbound_connections, "incoming connections")?;
         self.check_peer(&peer)?;
         Ok(dummy::ConnectionHandler)
@@ -153,6 +204,9 @@ impl NetworkBehaviour for Places {
             FromSwarm::ConnectionEstablished(made) => {
                 if made.endpoint.is_listener() {
                     self.incoming.insert(made.connection_id);
+                }
+                if let Some(unproved) = self.unproved.get_mut(&made.connection_id) {
+                    unproved.peer = Some(made.peer_id);
                 }
                 self.of_peers.entry(made.peer_id).or_default().insert(made.connection_id);
             }
@@ -181,7 +235,11 @@ impl NetworkBehaviour for Places {
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
-        Poll::Pending
+        // The swarm polls after it has asked about a newcomer, so there is nobody to wake.
+        self.given_up.pop_front().map_or(Poll::Pending, |(peer_id, connection)| {
+            let connection = CloseConnection::One(connection);
+            Poll::Ready(ToSwarm::CloseConnection { peer_id, connection })
+        })
     }
 }
 
@@ -199,6 +257,7 @@ mod tests {
         places: Places,
         address: Multiaddr,
         next: usize,
+        handshakes: HashMap<ConnectionId, AbortHandle>,
     }
 
     impl Swarm {
@@ -212,7 +271,12 @@ mod tests {
                 ..Limits::default()
             };
             let address = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
-            Self { places: Places::new(&limits, &Arc::default()), address, next: 0 }
+            Self {
+                places: Places::new(&limits, &Arc::default()),
+                address,
+                next: 0,
+                handshakes: HashMap::new(),
+            }
         }
 
         fn endpoint(&self, is_incoming: bool) -> ConnectedPoint {
@@ -238,6 +302,9 @@ mod tests {
             self.next += 1;
             let connection = ConnectionId::new_unchecked(self.next);
             if is_incoming {
+                let (handle, _) = AbortHandle::new_pair();
+                self.handshakes.insert(connection, handle.clone());
+                self.places.newest.put(handle);
                 self.places.handle_pending_inbound_connection(connection, address, address)?;
             } else {
                 self.places.handle_pending_outbound_connection(connection, None, &[], Endpoint::Dialer)?;
@@ -307,6 +374,7 @@ mod tests {
             [&places.pending_outgoing, &places.incoming].into_iter().all(HashSet::is_empty)
                 && places.unproved.is_empty()
                 && places.of_peers.is_empty()
+                && places.given_up.is_empty()
         }
     }
 
@@ -383,5 +451,60 @@ mod tests {
         for many in ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1", "/ip4/192.0.2.1/tcp/1/p2p-circuit"] {
             assert_eq!(taken([many, many]), (false, false), "{many}");
         }
+    }
+
+    /// What a swarm would close.
+    fn closed(swarm: &mut Swarm) -> Option<ConnectionId> {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        match swarm.places.poll(&mut context) {
+            Poll::Ready(ToSwarm::CloseConnection { connection: CloseConnection::One(closed), .. }) => {
+                Some(closed)
+            }
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn who_has_most_of_the_places_makes_room() {
+        let mut swarm = Swarm::new();
+        let (flood, other) = (swarm.address.clone(), "/ip4/127.0.0.1/tcp/1".parse().unwrap());
+        let met = swarm.meet(PeerId::random(), true).unwrap();
+        let begun = [(); MOST - 1].map(|()| swarm.begin_from(&flood, true).unwrap());
+        // The oldest is over its handshake: it is closed.
+        assert_eq!(closed(&mut swarm), None);
+        let first = swarm.begin_from(&other, true).unwrap();
+        assert_eq!(closed(&mut swarm), Some(met));
+        assert!(begun.iter().all(|begun| !swarm.handshakes[begun].is_aborted()));
+        // Now one of them has two places and the other would have as many.
+        assert!(swarm.begin_from(&other, true).is_err());
+        assert!(swarm.begin_from(&flood, true).is_err());
+        // A third makes the next one give up, which is in its handshake.
+        let third = "/ip6/::1/tcp/1".parse().unwrap();
+        swarm.begin_from(&third, true).unwrap();
+        assert!(swarm.handshakes[&begun[0]].is_aborted() && !swarm.handshakes[&first].is_aborted());
+        assert_eq!(closed(&mut swarm), None);
+        // Each has one, and nobody makes room.
+        assert!(swarm.begin_from(&"/ip4/192.0.2.9/tcp/1".parse().unwrap(), true).is_err());
+        assert!(!swarm.handshakes[&begun[1]].is_aborted());
+    }
+
+    #[test]
+    fn a_handshake_that_was_given_up_makes_no_connection() {
+        let mut swarm = Swarm::new();
+        let flood = swarm.address.clone();
+        let begun = [(); MOST].map(|()| swarm.begin_from(&flood, true).unwrap());
+        swarm.begin_from(&"/ip4/192.0.2.2/tcp/1".parse().unwrap(), true).unwrap();
+        // It was over at the same moment.
+        for (connection, is_let_in) in [(begun[0], false), (begun[1], true)] {
+            let peer = PeerId::random();
+            let made = swarm.places.handle_established_inbound_connection(connection, peer, &flood, &flood);
+            assert_eq!(made.is_ok(), is_let_in);
+        }
+        // It takes no place, and is forgotten when its end is told.
+        swarm.fail(begun[1], true);
+        assert!(swarm.begin_from(&flood, true).is_ok());
+        assert!(swarm.begin_from(&flood, true).is_err());
+        swarm.fail(begun[0], true);
+        assert_eq!(swarm.places.unproved.len(), MOST);
     }
 }

@@ -17,6 +17,7 @@ use super::buffered::Buffered;
 use super::config::Libp2pConfig;
 use super::driver::{Driver, Target};
 use super::gate::{Admits, Gated, Gates};
+use super::handshakes::Handshakes;
 #[cfg(feature = "quic")]
 use super::muxer::OTHER_STREAMS;
 use super::muxer::Yamux;
@@ -111,6 +112,7 @@ fn swarm(keys: Keypair, config: &Libp2pConfig, shared: &Arc<Shared>, own: Own) -
     #[cfg(not(feature = "nat"))]
     let transport = sockets;
     let transport = TransportTimeout::new(transport, config.limits.handshake).boxed();
+    let transport = Handshakes::new(transport, parts.behaviour.limits.newest()).boxed();
     let options = swarm::Config::with_tokio_executor()
         .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_max_negotiating_inbound_streams(MAX_NEGOTIATING);
