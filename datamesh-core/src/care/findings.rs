@@ -203,29 +203,6 @@ mod tests {
         Entry { id, key: [0; 32], redundancy: Redundancy::STANDARD, bytes: 10, committed_at: 0 }
     }
 
-    /// What an extent is like with which nothing is wrong.
-    fn settled() -> ExtentPlan {
-        ExtentPlan {
-            margin: Some(2),
-            expected: 2,
-            spare: 2,
-            turn: Some(0),
-            lost: Vec::new(),
-            is_due: false,
-            is_open: false,
-            moves: Vec::new(),
-            claimed: Vec::new(),
-            is_home: true,
-            is_leaving: false,
-            is_brought: true,
-            may_stray: Vec::new(),
-            surplus: Vec::new(),
-            homes: Vec::new(),
-            answering: Vec::new(),
-            holders: Vec::new(),
-        }
-    }
-
     fn short(spare: usize) -> ExtentPlan {
         let lost = vec![(5, crate::id::NodeId::from_bytes([1; 32]))];
         ExtentPlan {
@@ -235,24 +212,24 @@ mod tests {
             is_due: true,
             is_home: false,
             is_brought: false,
-            ..settled()
+            ..ExtentPlan::settled()
         }
     }
 
     #[test]
     fn what_is_well_is_not_looked_at_again_and_still_counts() {
         let mut findings = Findings::default();
-        findings.take_extent(entry(id(0)), &settled(), false);
+        findings.take_extent(entry(id(0)), &ExtentPlan::settled(), false);
         findings.take_extent(entry(id(1)), &short(1), false);
-        findings.take_extent(entry(id(2)), &settled(), true);
+        findings.take_extent(entry(id(2)), &ExtentPlan::settled(), true);
         assert_eq!(findings.agenda.extents, BTreeSet::from([id(1), id(2)]));
         assert!(findings.is_waiting);
         assert_eq!((findings.tally().held, findings.tally().away), (3, 1));
         assert_eq!(findings.tally().margins.by_margin, [0, 1, 2]);
 
         let mut again = Findings::of_some(&findings.agenda);
-        again.take_extent(entry(id(1)), &settled(), false);
-        again.take_extent(entry(id(2)), &settled(), false);
+        again.take_extent(entry(id(1)), &ExtentPlan::settled(), false);
+        again.take_extent(entry(id(2)), &ExtentPlan::settled(), false);
         assert_eq!(again.agenda.extents, BTreeSet::new());
         assert!(!again.is_waiting);
         assert_eq!((again.tally().held, again.tally().away), (3, 0));
@@ -262,7 +239,7 @@ mod tests {
     #[test]
     fn what_nothing_can_be_said_of_is_not_with_others() {
         let mut findings = Findings::default();
-        findings.take_extent(entry(id(0)), &settled(), false);
+        findings.take_extent(entry(id(0)), &ExtentPlan::settled(), false);
         findings.take_undecided(id(1));
         assert_eq!((findings.tally().held, findings.tally().away), (2, 1));
         assert_eq!(findings.agenda.extents, BTreeSet::from([id(1)]));
@@ -274,9 +251,9 @@ mod tests {
         for (number, spare) in [2, 0, 1].into_iter().enumerate() {
             findings.take_extent(entry(id(number)), &short(spare), false);
         }
-        let away = ExtentPlan { surplus: vec![3], ..settled() };
+        let away = ExtentPlan { surplus: vec![3], ..ExtentPlan::settled() };
         findings.take_extent(entry(id(3)), &away, false);
-        let overdue = ExtentPlan { claimed: short(1).lost, is_home: false, ..settled() };
+        let overdue = ExtentPlan { claimed: short(1).lost, is_home: false, ..ExtentPlan::settled() };
         findings.take_extent(entry(id(4)), &overdue, false);
         let order: Vec<ExtentId> = findings.extents.values().map(|entry| entry.id).collect();
         assert_eq!(order, [id(1), id(2), id(0), id(3), id(4)]);

@@ -77,8 +77,9 @@ pub(super) struct ExtentPlan {
     /// Indexes that this node is to copy to those who are to hold them: none while something is due to be rebuilt, for a
     /// move would change where that is done, but for a node that is leaving.
     pub(super) moves: Vec<Seat>,
-    /// Indexes that others are to copy to those who are to hold them: they say that they have them, and that is all that
-    /// is known of it. None where `moves` are none, nor for a node that is leaving.
+    /// Indexes that others are to copy to those who are to hold them, and have said that they lack them: the others say
+    /// that they have them, or are silent, and that is all that is known of it. None where `moves` are none, nor for a
+    /// node that is leaving.
     pub(super) claimed: Vec<Seat>,
     /// Whether every index is with the node that is to hold it.
     pub(super) is_home: bool,
@@ -100,6 +101,30 @@ pub(super) struct ExtentPlan {
 }
 
 impl ExtentPlan {
+    /// What an extent is like with which nothing is wrong.
+    #[cfg(test)]
+    pub(super) fn settled() -> Self {
+        Self {
+            margin: Some(2),
+            expected: 2,
+            spare: 2,
+            turn: Some(0),
+            lost: Vec::new(),
+            is_due: false,
+            is_open: false,
+            moves: Vec::new(),
+            claimed: Vec::new(),
+            is_home: true,
+            is_leaving: false,
+            is_brought: true,
+            may_stray: Vec::new(),
+            surplus: Vec::new(),
+            homes: Vec::new(),
+            answering: Vec::new(),
+            holders: Vec::new(),
+        }
+    }
+
     /// Whether somebody has every index.
     pub(super) fn is_found(&self) -> bool {
         let all: BTreeSet<u8> = self.holders.iter().flat_map(|(_, held)| held.iter().copied()).collect();
@@ -231,8 +256,9 @@ pub(super) fn plan_extent(
     let is_mine = |index| if is_leaving { has(&local, index) } else { first_of(index) == Some(local) };
     let strays = seats.iter().copied().filter(|(index, home)| may_move && lacks(home, *index));
     let moves = strays.clone().filter(|(index, home)| *home != local && is_mine(*index));
-    let claimed =
-        strays.filter(|(index, _)| !is_leaving && first_of(*index).is_some_and(|node| node != local));
+    // Who says nothing now may be one that has said so before: that it is silent now and then makes no difference.
+    let may_have = |index| first_of(index).map_or(is_open, |node| node != local);
+    let claimed = strays.filter(|(index, _)| !is_leaving && may_have(*index));
     let is_home = seats.iter().all(|(index, home)| has(home, *index));
     let may_give_up = is_home && view.has(local);
     let surplus = seats.iter().filter(|(index, home)| may_give_up && *home != local && has(&local, *index));

@@ -66,6 +66,27 @@ fn is_lasting(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::StorageFull | ErrorKind::Poisoned)
 }
 
+/// Notes since when others are to bring home what they have of an extent, and says whether they had their time: an hour,
+/// and as long again for each holder before this node.
+///
+/// Their time ends when everything is at home and not before: who is silent once in a while does not begin it anew.
+fn note_claims(
+    claimed: &mut BTreeMap<ExtentId, Instant>,
+    id: ExtentId,
+    plan: &ExtentPlan,
+    now: Instant,
+) -> bool {
+    if plan.is_home {
+        claimed.remove(&id);
+    }
+    let Some(turn) = plan.turn.filter(|_| !plan.claimed.is_empty()) else { return false };
+    if claimed.len() >= MAX_FINDINGS && !claimed.contains_key(&id) {
+        return false;
+    }
+    let since = *claimed.entry(id).or_insert(now);
+    now - since >= OVERDUE.saturating_mul(u32::try_from(turn + 1).unwrap_or(u32::MAX))
+}
+
 /// What came of giving a manifest to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Given {
@@ -406,16 +427,7 @@ impl Care {
     /// Whether others had their time to bring home what they say they have of this.
     fn is_overdue(&self, id: ExtentId, plan: &ExtentPlan) -> bool {
         let now = self.engine.runtime.now();
-        let mut memory = self.memory();
-        let Some(turn) = plan.turn.filter(|_| !plan.claimed.is_empty()) else {
-            memory.claimed.remove(&id);
-            return false;
-        };
-        if memory.claimed.len() >= MAX_FINDINGS && !memory.claimed.contains_key(&id) {
-            return false;
-        }
-        let since = *memory.claimed.entry(id).or_insert(now);
-        now - since >= OVERDUE.saturating_mul(u32::try_from(turn + 1).unwrap_or(u32::MAX))
+        note_claims(&mut self.memory().claimed, id, plan, now)
     }
 
     /// The seats of what is lost that this node fills now, and whether it is its turn: then all of them, and else its
@@ -614,3 +626,6 @@ impl Care {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

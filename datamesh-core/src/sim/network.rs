@@ -501,7 +501,7 @@ impl Net {
         let (stop, stopped) = oneshot::channel::<()>();
         let asked = message.clone();
         let heard = match state.actors.get_mut(&to) {
-            Some(actor) => actor.hear(message),
+            Some(actor) => actor.hear(from, message),
             None => Heard::Pass(message),
         };
         let Some(endpoint) = state.endpoints.get_mut(&to) else { return };

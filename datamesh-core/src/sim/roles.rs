@@ -52,6 +52,9 @@ pub enum Role {
     ClaimAndForget,
     /// It says to hold every shard of every extent, and promises to keep them.
     ClaimAll,
+    /// As the last, but it says it to each node every second time only, and is silent in between and when a shard is to
+    /// be read. Not among [`ALL`](Self::ALL).
+    ClaimByTurns,
     /// It says that everything was removed, and refuses to remove what is to be.
     Deny,
     /// It answers rightly, and works against others: sends them forged removals, records and shards, has them forget
@@ -64,7 +67,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Every role that is played against all objects alike.
+    /// Every role that is played against all objects alike, each way to lie once.
     pub const ALL: [Self; 11] = [
         Self::BitFlip,
         Self::Truncate,
@@ -91,6 +94,7 @@ impl Role {
             Self::Slow => "slow",
             Self::ClaimAndForget => "claim and forget",
             Self::ClaimAll => "claim all",
+            Self::ClaimByTurns => "claim by turns",
             Self::Deny => "deny",
             Self::Frame => "frame",
             Self::Withhold(_) => "withhold",
@@ -100,7 +104,7 @@ impl Role {
 
     /// Whether something is missing from its node's disk when it ends, though its node has acknowledged it.
     pub(super) const fn loses(self) -> bool {
-        matches!(self, Self::AckAndDrop | Self::ClaimAndForget | Self::ClaimAll)
+        matches!(self, Self::AckAndDrop | Self::ClaimAndForget | Self::ClaimAll | Self::ClaimByTurns)
     }
 
     /// Whether everything that it did wrong is mended once its node is honest again: a node that noted removals and
@@ -185,6 +189,8 @@ pub(super) struct Actor {
     named: BTreeMap<ExtentId, bool>,
     proofs: BTreeMap<ShardId, Bytes>,
     members: Option<Reply>,
+    /// Who was told last what it holds, and who was not.
+    told: BTreeMap<usize, bool>,
 }
 
 impl Actor {
@@ -203,6 +209,7 @@ impl Actor {
             named: BTreeMap::new(),
             proofs: BTreeMap::new(),
             members: None,
+            told: BTreeMap::new(),
         }
     }
 
@@ -211,8 +218,8 @@ impl Actor {
         if self.role == Role::Slow { self.draws.time(SLOW.0, SLOW.1) } else { Duration::ZERO }
     }
 
-    /// Takes a request that comes for its node.
-    pub(super) fn hear(&mut self, message: Message) -> Heard {
+    /// Takes a request that comes from another for its node.
+    pub(super) fn hear(&mut self, from: usize, message: Message) -> Heard {
         if self.role == Role::Silent {
             return Heard::Never;
         }
@@ -223,6 +230,12 @@ impl Actor {
                 self.acknowledge(&request, &message.body).or_else(|| self.claim(&request, false))
             }
             Role::ClaimAll => self.claim(&request, true),
+            Role::ClaimByTurns => {
+                if self.is_hushed(from, &request) {
+                    return Heard::Never;
+                }
+                self.claim(&request, true)
+            }
             Role::Deny => deny(&request),
             Role::Withhold(_) => self.target.is_meant(&request).then_some(Reply::Absent),
             Role::Stale => match request {
@@ -238,6 +251,19 @@ impl Actor {
         match answer {
             Some(reply) => Heard::Answer(Message { head: reply.encode(), body: Bytes::new() }),
             None => Heard::Pass(message),
+        }
+    }
+
+    /// Whether it keeps silent this time.
+    fn is_hushed(&mut self, from: usize, request: &Request) -> bool {
+        match request {
+            Request::Survey { .. } => {
+                let told = self.told.entry(from).or_default();
+                *told = !*told;
+                !*told
+            }
+            Request::ReadShard { .. } => true,
+            _ => false,
         }
     }
 

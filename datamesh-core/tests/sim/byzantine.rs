@@ -84,7 +84,14 @@ fn framers_achieve_nothing_at_all() {
 #[test]
 fn who_claims_what_others_lose_keeps_nothing_from_being_made_anew() {
     for seed in 0..2 * seeds() {
-        assert_eq!(claimed_losses(seed), None, "seed {seed}");
+        assert_eq!(claimed_losses(seed, Role::ClaimAll), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn who_claims_by_turns_keeps_nothing_from_being_made_anew() {
+    for seed in 0..2 * seeds() {
+        assert_eq!(claimed_losses(seed, Role::ClaimByTurns), None, "seed {seed}");
     }
 }
 

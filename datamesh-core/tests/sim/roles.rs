@@ -267,12 +267,12 @@ pub(crate) fn found_out(seed: u64, role: Role, hours: u32) -> Option<String> {
 
 /// A node that is to hold nothing of an object, or its own part, says to have all of it. Holders lose their disks one
 /// after the other, and what they had is theirs again, or with others: at last the liar vanishes, and nothing is short.
-pub(crate) fn claimed_losses(seed: u64) -> Option<String> {
+pub(crate) fn claimed_losses(seed: u64, role: Role) -> Option<String> {
     let size = Size { nodes: 9, hostile: 1, redundancy: Redundancy::STANDARD };
     tell(size.mesh(seed), |sim| async move {
         let mut stage = Stage::new(sim.clone(), size.draw(seed))?;
         stage.put(&[20_000; 6]).await?;
-        stage.play(|_| Role::ClaimAll);
+        stage.play(|_| role);
         for node in stage.honest().into_iter().take(3) {
             sim.wipe(node);
             sim.restart(node).await?;

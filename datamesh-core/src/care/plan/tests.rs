@@ -132,6 +132,24 @@ fn silence_is_waited_for_wherever_a_holder_ranks() {
 }
 
 #[test]
+fn who_is_silent_counts_as_one_who_may_bring_it() {
+    let all = members(9);
+    let (victim, silent) = (first_holder(&all), rank(&KEY, &all).nodes().nth(8).unwrap());
+    let mut answers = at_home(&all);
+    answers.insert(victim, Some(Possession::Absent));
+    answers.insert(silent, Some(Possession::Held(vec![0, 1, 2, 3, 4, 5])));
+    let local = holders(&all)[1];
+    let claimed = plan(&all, &answers, local).claimed;
+    assert!(!claimed.is_empty() && claimed.iter().all(|(_, home)| *home == victim));
+    answers.insert(silent, None);
+    let open = plan(&all, &answers, local);
+    assert!(open.is_open && open.lost.is_empty());
+    assert_eq!(open.claimed, claimed, "its silence changes nothing");
+    answers.insert(victim, None);
+    assert_eq!(plan(&all, &answers, local).claimed, [], "its home may have it");
+}
+
+#[test]
 fn half_of_a_wide_margin_is_lost_before_it_is_repaired() {
     let code = Redundancy::new(4, 4).unwrap();
     let members = members(12);

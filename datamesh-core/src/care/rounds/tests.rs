@@ -1,0 +1,52 @@
+//! What rounds remember and decide.
+
+use super::*;
+
+fn id(number: usize) -> ExtentId {
+    ExtentId::of(&number.to_le_bytes())
+}
+
+fn at(seconds: u64) -> Instant {
+    Instant::from_start(Duration::from_secs(seconds))
+}
+
+/// An extent of which another says to have what the first node is to hold.
+fn claimed() -> ExtentPlan {
+    ExtentPlan {
+        claimed: vec![(0, NodeId::from_bytes([1; 32]))],
+        is_home: false,
+        ..ExtentPlan::settled()
+    }
+}
+
+#[test]
+fn who_is_silent_once_in_a_while_has_no_more_time_for_it() {
+    let silent = ExtentPlan { claimed: Vec::new(), ..claimed() };
+    let mut since = BTreeMap::new();
+    for second in (0..3600).step_by(60) {
+        let plan = if second % 120 == 0 { claimed() } else { silent.clone() };
+        assert!(!note_claims(&mut since, id(0), &plan, at(second)));
+    }
+    assert!(!note_claims(&mut since, id(0), &silent, at(3600)), "nothing can be brought now");
+    assert!(note_claims(&mut since, id(0), &claimed(), at(3660)));
+    let second = ExtentPlan { turn: Some(1), ..claimed() };
+    assert!(!note_claims(&mut since, id(0), &second, at(3660)), "another comes before");
+    assert!(note_claims(&mut since, id(0), &second, at(7200)));
+}
+
+#[test]
+fn what_is_at_home_is_waited_for_no_more() {
+    let mut since = BTreeMap::new();
+    assert!(!note_claims(&mut since, id(0), &claimed(), at(0)));
+    assert!(!note_claims(&mut since, id(0), &ExtentPlan::settled(), at(60)));
+    assert!(since.is_empty());
+    assert!(!note_claims(&mut since, id(0), &claimed(), at(3600)), "it begins anew");
+}
+
+#[test]
+fn no_more_claims_are_remembered_than_findings() {
+    let mut since: BTreeMap<ExtentId, Instant> = (0..MAX_FINDINGS).map(|number| (id(number), at(0))).collect();
+    assert!(!note_claims(&mut since, id(MAX_FINDINGS), &claimed(), at(3600)));
+    assert_eq!(since.len(), MAX_FINDINGS);
+    assert!(note_claims(&mut since, id(0), &claimed(), at(3600)));
+}
