@@ -175,6 +175,7 @@ impl Work {
                 layout: layout.clone(),
                 holders: plan.holders.clone(),
                 refusing: Default::default(),
+                failed: Default::default(),
             };
             let moved = mending.fill_somewhere(&plan, plan.lost.clone()).await?;
             count(&self.engine.counters.repair_bytes_read, moved.read);

@@ -131,6 +131,16 @@ impl ExtentPlan {
         self.homes.iter().all(|(index, _)| all.contains(index))
     }
 
+    /// Who holds what, without what is said of the indexes of these seats, where enough others are left to make them anew:
+    /// who says to have them is not asked for them then.
+    pub(super) fn without(&self, seats: &[Seat], redundancy: Redundancy) -> Vec<(NodeId, Vec<u8>)> {
+        let is_doubted = |index: &u8| seats.iter().any(|(doubted, _)| doubted == index);
+        let mut holders = self.holders.clone();
+        holders.iter_mut().for_each(|(_, held)| held.retain(|index| !is_doubted(index)));
+        let left: BTreeSet<u8> = holders.iter().flat_map(|(_, held)| held.iter().copied()).collect();
+        if left.len() < redundancy.data() { self.holders.clone() } else { holders }
+    }
+
     /// Other places for seats whose nodes take nothing: with whoever answers and has least, in the zone that has least.
     pub(super) fn elsewhere(&self, seats: &[Seat], refusing: &BTreeSet<NodeId>) -> Vec<Seat> {
         let held = |node: &NodeId| self.holders.iter().find(|(holder, _)| holder == node);

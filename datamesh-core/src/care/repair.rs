@@ -17,7 +17,7 @@ use crate::id::{ExtentId, NodeId, ObjectId, OperationId, ShardId};
 use crate::object::budget::Share;
 use crate::object::extent_read::{ExtentReader, Rebuilt};
 use crate::object::segment::Coder;
-use crate::object::{ASK_LIMIT, Engine, STORE_LIMIT};
+use crate::object::{ASK_LIMIT, Engine, READ_LIMIT, STORE_LIMIT};
 use crate::observe::{Event, count};
 use crate::peers::unexpected;
 use crate::planted::{Bug, is_active};
@@ -58,6 +58,8 @@ pub(super) struct Mending<'a> {
     pub(super) holders: Vec<(NodeId, Vec<u8>)>,
     /// Who took nothing lately, or not a shard of this: what is lost goes elsewhere.
     pub(super) refusing: Mutex<BTreeSet<NodeId>>,
+    /// Who did not give a shard of this that it says to have: it is not asked for a copy again.
+    pub(super) failed: Mutex<BTreeSet<NodeId>>,
 }
 
 /// What one holder is to get, and what of it it has not.
@@ -121,6 +123,18 @@ impl Mending<'_> {
 
     fn refusing(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
         self.refusing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whom to ask for a copy of the shards with an index.
+    fn holder_of(&self, index: usize) -> Option<NodeId> {
+        let failed = self.failed();
+        let mut holders = self.holders.iter().filter(|(node, _)| !failed.contains(node));
+        let has = |held: &[u8]| held.iter().any(|i| usize::from(*i) == index);
+        holders.find(|(_, held)| has(held)).map(|(node, _)| *node)
     }
 
     /// Asks each holder to commit what it is to hold: those who have it all do, the others say what they lack.
@@ -238,18 +252,22 @@ impl Mending<'_> {
     ) -> Option<BTreeMap<usize, Bytes>> {
         let mut shards = BTreeMap::new();
         for index in wanted {
-            let has = |held: &[u8]| held.iter().any(|i| usize::from(*i) == *index);
-            let (holder, _) = self.holders.iter().find(|(_, held)| has(held))?;
+            let holder = self.holder_of(*index)?;
             let id = self.layout.shard(segment, *index)?;
-            self.pay_for_reading(1, segment, *holder).await;
+            self.pay_for_reading(1, segment, holder).await;
             let request = Request::ReadShard { shard: id };
-            let answer = self.engine.peers.call(*holder, request, Bytes::new(), STORE_LIMIT).await;
+            let answer = self.engine.peers.call(holder, request, Bytes::new(), READ_LIMIT).await;
             match answer {
                 Ok((Reply::Done, body)) if ShardId::of(&body) == id => {
                     moved.read += body.len() as u64;
                     shards.insert(*index, body);
                 }
-                _ => return None,
+                // It may have those of other segments.
+                Ok((Reply::Absent | Reply::Removed, _)) => return None,
+                _ => {
+                    self.failed().insert(holder);
+                    return None;
+                }
             }
         }
         Some(shards)

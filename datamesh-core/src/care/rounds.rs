@@ -553,6 +553,7 @@ impl Care {
             layout,
             holders,
             refusing: refusing.into(),
+            failed: Mutex::default(),
         }))
     }
 

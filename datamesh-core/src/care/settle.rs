@@ -90,8 +90,8 @@ impl Care {
         deeds
     }
 
-    /// Brings home what others say they have and have not brought: from them, or made anew from the other shards, for who
-    /// says so may not have it.
+    /// Brings home what others say they have and have not brought: made anew from the other shards, for who says so may
+    /// not have it, and from them where the others are too few.
     pub(super) async fn bring_overdue(&self, entry: &Entry<ExtentId>, plan: &ExtentPlan) -> Deeds {
         let at = self.roster().quiet_since(&entry.key, entry.redundancy) + self.options.settle;
         let refusing = self.refusing();
@@ -101,7 +101,8 @@ impl Care {
             return Deeds::default();
         }
         let work = async {
-            let moved = self.fill(entry.id, &plan.holders, &seats).await?.unwrap_or_default();
+            let holders = plan.without(&seats, entry.redundancy);
+            let moved = self.fill(entry.id, &holders, &seats).await?.unwrap_or_default();
             count(&self.engine.counters.shards_moved, moved.shards);
             count(&self.engine.counters.bytes_moved, moved.written);
             Ok(!moved.seats.is_empty())

@@ -150,6 +150,20 @@ fn who_is_silent_counts_as_one_who_may_bring_it() {
 }
 
 #[test]
+fn what_is_doubted_is_made_from_the_rest_where_that_will_do() {
+    let holders: Vec<(NodeId, Vec<u8>)> =
+        (0..6).map(|index| (node(index), vec![index])).chain([(node(6), vec![0, 1, 2, 3, 4, 5])]).collect();
+    let plan = ExtentPlan { holders: holders.clone(), ..ExtentPlan::settled() };
+    let of = |doubted: &[u8]| {
+        let seats: Vec<Seat> = doubted.iter().map(|index| (*index, node(9))).collect();
+        plan.without(&seats, CODE)
+    };
+    let rest = of(&[0, 5]);
+    assert_eq!((&rest[0].1, &rest[1].1, &rest[6].1), (&vec![], &vec![1], &vec![1, 2, 3, 4]));
+    assert_eq!(of(&[0, 1, 2]), holders, "three make nothing of 4+2");
+}
+
+#[test]
 fn half_of_a_wide_margin_is_lost_before_it_is_repaired() {
     let code = Redundancy::new(4, 4).unwrap();
     let members = members(12);
