@@ -141,7 +141,14 @@ impl ExtentPlan {
         if left.len() < redundancy.data() { self.holders.clone() } else { holders }
     }
 
-    /// Other places for seats whose nodes take nothing: with whoever answers and has least, in the zone that has least.
+    /// Of what is claimed the seats whose indexes no more than one says to have, and the others.
+    pub(super) fn claimed_alone(&self) -> (Vec<Seat>, Vec<Seat>) {
+        let has = |index: &u8| self.holders.iter().filter(|(_, held)| held.contains(index)).count();
+        self.claimed.iter().copied().partition(|(index, _)| has(index) <= 1)
+    }
+
+    /// Other places for seats whose nodes take nothing: with whoever answers and has least, in the zone that has least,
+    /// and does not say that it has the same.
     pub(super) fn elsewhere(&self, seats: &[Seat], refusing: &BTreeSet<NodeId>) -> Vec<Seat> {
         let held = |node: &NodeId| self.holders.iter().find(|(holder, _)| holder == node);
         let mut places: Vec<Seat> = Vec::with_capacity(seats.len());
@@ -155,7 +162,8 @@ impl ExtentPlan {
                 let all = self.answering.iter().filter(|(_, other)| *other == zone);
                 all.map(|(node, _)| load(node)).sum::<usize>()
             };
-            let willing = self.answering.iter().filter(|(node, _)| !refusing.contains(node));
+            let has = |node: &NodeId| held(node).is_some_and(|(_, indexes)| indexes.contains(index));
+            let willing = self.answering.iter().filter(|(node, _)| !refusing.contains(node) && !has(node));
             let best = willing.min_by_key(|(node, zone)| (load(node), in_zone(*zone)));
             places.extend(best.map(|(node, _)| (*index, *node)));
         }

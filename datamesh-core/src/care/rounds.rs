@@ -504,7 +504,7 @@ impl Care {
         memory.refused.keys().copied().collect()
     }
 
-    fn note_moved(&self, moved: &Moved) {
+    pub(super) fn note_moved(&self, moved: &Moved) {
         self.lock_status().progress.bytes_done += moved.written;
         self.note_refusals(&moved.failed);
     }
@@ -530,7 +530,7 @@ impl Care {
     }
 
     /// What it takes to fill seats of an extent; `None` where this node has no record of it any more.
-    async fn mending(
+    pub(super) async fn mending(
         &self,
         id: ExtentId,
         holders: &[(NodeId, Vec<u8>)],
@@ -553,7 +553,7 @@ impl Care {
             layout,
             holders,
             refusing: refusing.into(),
-            failed: Mutex::default(),
+            failed: Default::default(),
         }))
     }
 

@@ -91,21 +91,29 @@ impl Care {
     }
 
     /// Brings home what others say they have and have not brought: made anew from the other shards, for who says so may
-    /// not have it, and from them where the others are too few.
+    /// not have it, and from them where the others are too few. Where the home takes nothing it goes elsewhere, but for
+    /// what two say to have.
     pub(super) async fn bring_overdue(&self, entry: &Entry<ExtentId>, plan: &ExtentPlan) -> Deeds {
         let at = self.roster().quiet_since(&entry.key, entry.redundancy) + self.options.settle;
         let refusing = self.refusing();
-        let seats: Vec<_> =
-            plan.claimed.iter().copied().filter(|(_, node)| !refusing.contains(node)).collect();
-        if seats.is_empty() {
+        let (alone, backed) = plan.claimed_alone();
+        let backed: Vec<_> = backed.into_iter().filter(|(_, node)| !refusing.contains(node)).collect();
+        if alone.is_empty() && backed.is_empty() {
             return Deeds::default();
         }
         let work = async {
-            let holders = plan.without(&seats, entry.redundancy);
-            let moved = self.fill(entry.id, &holders, &seats).await?.unwrap_or_default();
-            count(&self.engine.counters.shards_moved, moved.shards);
-            count(&self.engine.counters.bytes_moved, moved.written);
-            Ok(!moved.seats.is_empty())
+            let holders = plan.without(&plan.claimed, entry.redundancy);
+            let Some(mending) = self.mending(entry.id, &holders, refusing).await? else { return Ok(false) };
+            // What only one says to have is as good as lost where its home has no room.
+            let mut is_any = false;
+            for moved in [mending.fill_somewhere(plan, alone).await, mending.fill(&backed).await] {
+                let moved = moved?;
+                self.note_moved(&moved);
+                count(&self.engine.counters.shards_moved, moved.shards);
+                count(&self.engine.counters.bytes_moved, moved.written);
+                is_any |= !moved.seats.is_empty();
+            }
+            Ok(is_any)
         };
         // It is not this node's to do: where it cannot, it does not look again soon.
         Deeds { failed: false, ..self.when_settled(at, work).await }

@@ -164,6 +164,22 @@ fn what_is_doubted_is_made_from_the_rest_where_that_will_do() {
 }
 
 #[test]
+fn what_one_claims_goes_elsewhere_and_not_to_who_claims_it() {
+    let answering: Vec<(NodeId, usize)> = (0..4).map(|number| (node(number), 0)).collect();
+    let plan = ExtentPlan {
+        claimed: vec![(0, node(3)), (1, node(3)), (2, node(3))],
+        // The second claims least, and the first index.
+        holders: vec![(node(0), vec![1, 3]), (node(1), vec![0]), (node(2), vec![1, 4])],
+        answering,
+        ..ExtentPlan::settled()
+    };
+    let (alone, backed) = plan.claimed_alone();
+    assert_eq!((&alone, backed), (&vec![(0, node(3)), (2, node(3))], vec![(1, node(3))]));
+    let full = BTreeSet::from([node(3)]);
+    assert_eq!(plan.elsewhere(&alone, &full), [(0, node(0)), (2, node(1))]);
+}
+
+#[test]
 fn half_of_a_wide_margin_is_lost_before_it_is_repaired() {
     let code = Redundancy::new(4, 4).unwrap();
     let members = members(12);
