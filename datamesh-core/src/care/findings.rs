@@ -19,6 +19,19 @@ enum Urgency {
     Away,
     /// Others were to see to it, and have not.
     Overdue,
+    /// It is lost but for what can be had in single segments: it is tried, and keeps nothing waiting that can be
+    /// repaired.
+    Hopeless,
+}
+
+impl Urgency {
+    fn of(plan: &ExtentPlan) -> Option<Self> {
+        if plan.is_due {
+            return Some(if plan.is_repairable { Self::Short(plan.spare) } else { Self::Hopeless });
+        }
+        let away = (!plan.moves.is_empty() || !plan.surplus.is_empty()).then_some(Self::Away);
+        away.or_else(|| (!plan.claimed.is_empty()).then_some(Self::Overdue))
+    }
 }
 
 /// The place of an extent in the order of work: what is this node's own before what is others', and that backwards, so
@@ -137,12 +150,7 @@ impl Findings {
     pub(super) fn take_extent(&mut self, entry: Entry<ExtentId>, plan: &ExtentPlan, is_young: bool) {
         let is_waiting = plan.is_open || plan.is_due || is_young;
         self.is_waiting |= is_waiting;
-        let urgency = if plan.is_due {
-            Some(Urgency::Short(plan.spare))
-        } else {
-            let away = (!plan.moves.is_empty() || !plan.surplus.is_empty()).then_some(Urgency::Away);
-            away.or_else(|| (!plan.claimed.is_empty()).then_some(Urgency::Overdue))
-        };
+        let urgency = Urgency::of(plan);
         if !is_waiting && urgency.is_none() && plan.is_home {
             self.agenda.rest.note_extent(plan);
             return;
@@ -151,7 +159,7 @@ impl Findings {
         self.agenda.note_extent(entry.id);
         let Some(urgency) = urgency else { return };
         let is_others = match urgency {
-            Urgency::Short(_) => plan.turn != Some(0),
+            Urgency::Short(_) | Urgency::Hopeless => plan.turn != Some(0),
             Urgency::Away => false,
             Urgency::Overdue => true,
         };
@@ -255,9 +263,27 @@ mod tests {
         findings.take_extent(entry(id(3)), &away, false);
         let overdue = ExtentPlan { claimed: short(1).lost, is_home: false, ..ExtentPlan::settled() };
         findings.take_extent(entry(id(4)), &overdue, false);
+        let hopeless = ExtentPlan { is_repairable: false, margin: None, ..short(0) };
+        findings.take_extent(entry(id(5)), &hopeless, false);
         let order: Vec<ExtentId> = findings.extents.values().map(|entry| entry.id).collect();
-        assert_eq!(order, [id(1), id(2), id(0), id(3), id(4)]);
-        assert_eq!(findings.bytes, 40, "one shard each of four");
+        assert_eq!(order, [id(1), id(2), id(0), id(3), id(4), id(5)]);
+        assert_eq!(findings.bytes, 50, "one shard each of five");
+    }
+
+    #[test]
+    fn what_cannot_be_repaired_leaves_room_for_what_can() {
+        let mut findings = Findings::default();
+        let hopeless = ExtentPlan { is_repairable: false, margin: None, ..short(0) };
+        for number in 0..MAX_FINDINGS + 10 {
+            findings.take_extent(entry(id(number)), &hopeless, false);
+        }
+        let others: Vec<ExtentId> = (0..3).map(|number| id(MAX_FINDINGS + 10 + number)).collect();
+        for other in &others {
+            findings.take_extent(entry(*other), &short(1), false);
+        }
+        assert_eq!(findings.extents.len(), MAX_FINDINGS);
+        let first: BTreeSet<ExtentId> = findings.extents.values().take(3).map(|entry| entry.id).collect();
+        assert_eq!(first, others.into_iter().collect());
     }
 
     #[test]

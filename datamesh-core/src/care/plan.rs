@@ -72,6 +72,8 @@ pub(super) struct ExtentPlan {
     pub(super) lost: Vec<Seat>,
     /// Whether enough is lost that it is time to rebuild.
     pub(super) is_due: bool,
+    /// Whether k indexes are there, so that the others can be made anew.
+    pub(super) is_repairable: bool,
     /// Whether somebody's silence leaves open how well the extent is kept.
     pub(super) is_open: bool,
     /// Indexes that this node is to copy to those who are to hold them: none while something is due to be rebuilt, for a
@@ -111,6 +113,7 @@ impl ExtentPlan {
             turn: Some(0),
             lost: Vec::new(),
             is_due: false,
+            is_repairable: true,
             is_open: false,
             moves: Vec::new(),
             claimed: Vec::new(),
@@ -290,6 +293,7 @@ pub(super) fn plan_extent(
         spare,
         turn: holders.iter().position(|node| *node == local),
         is_due,
+        is_repairable,
         is_open,
         is_home,
         is_leaving,
