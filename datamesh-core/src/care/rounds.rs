@@ -58,12 +58,17 @@ const WINDOW: usize = 4;
 /// Extents and manifests of which it is remembered since when they wait for others.
 const MAX_WAITING: usize = 2 * MAX_FINDINGS;
 
-/// For so long a node that took nothing is passed over where another one will do: its disk may be full.
+/// For so long a node that took nothing is passed over where another one will do: its disk may be full, or hang.
 pub(super) const REFUSED: Duration = Duration::from_secs(240);
 
-/// Whether a node that fails so will do so again if it is soon asked anew.
+/// For so long an extent is left as it is after shards of it could not be given up: to try it costs its homes the reading
+/// of all that they have of them.
+const KEPT: Duration = Duration::from_secs(3600);
+
+/// Whether a node that fails so will do so again if it is soon asked anew. One that does not answer in time costs a minute
+/// each time, and a minute for each of thousands of extents is days.
 fn is_lasting(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::StorageFull | ErrorKind::Poisoned)
+    matches!(kind, ErrorKind::StorageFull | ErrorKind::Poisoned | ErrorKind::TimedOut)
 }
 
 /// Notes since when others are to bring home what they have of an extent, and says whether they had their time: an hour,

@@ -50,3 +50,10 @@ fn no_more_claims_are_remembered_than_findings() {
     assert_eq!(since.len(), MAX_FINDINGS);
     assert!(note_claims(&mut since, id(0), &claimed(), at(3600)));
 }
+
+#[test]
+fn who_takes_nothing_in_time_is_passed_over_as_one_that_is_full() {
+    use ErrorKind::*;
+    assert!([StorageFull, Poisoned, TimedOut].into_iter().all(is_lasting));
+    assert!(![Unavailable, OutcomeUnknown, NotStored, Busy].into_iter().any(is_lasting));
+}
