@@ -98,7 +98,7 @@ enum Given {
     Taken,
     /// It may take it the next time.
     Failed,
-    /// It has no room, or its store takes no writes.
+    /// It has no room, or its store takes no writes, or not in time.
     Refused,
 }
 
@@ -109,6 +109,8 @@ pub(super) struct Memory {
     waiting: BTreeMap<[u8; 32], Instant>,
     /// Since when others are to bring home what they say they have of an extent. Bounded by [`MAX_FINDINGS`].
     claimed: BTreeMap<ExtentId, Instant>,
+    /// When extents of which shards could not be given up are tried again. Bounded by [`MAX_FINDINGS`].
+    kept: BTreeMap<ExtentId, Instant>,
     /// Who lately took nothing that it should, and when. At most as many as there are members.
     refused: BTreeMap<NodeId, Instant>,
     /// How many rounds in a row had work and brought nothing about.
@@ -297,6 +299,7 @@ impl Care {
         let found: BTreeSet<[u8; 32]> = extents.chain(objects).collect();
         memory.waiting.retain(|id, _| found.contains(id));
         memory.claimed.retain(|id, _| findings.agenda.extents.contains(id));
+        memory.kept.retain(|id, _| findings.agenda.extents.contains(id));
         memory.agenda = findings.agenda.clone();
         drop(memory);
         Ok((scope, findings))
@@ -499,6 +502,22 @@ impl Care {
         let moved = mending.fill_somewhere(plan, seats).await?;
         self.note_moved(&moved);
         Ok(Some(moved))
+    }
+
+    /// When shards of an extent may be given up again, where that failed lately.
+    pub(super) fn kept_until(&self, id: ExtentId) -> Option<Instant> {
+        let now = self.engine.runtime.now();
+        self.memory().kept.get(&id).copied().filter(|until| now < *until)
+    }
+
+    /// Notes whether shards of an extent could be given up; what is too much to note is tried again with the rest.
+    pub(super) fn note_kept(&self, id: ExtentId, is_kept: bool) {
+        let until = self.engine.runtime.now() + KEPT;
+        let mut memory = self.memory();
+        memory.kept.remove(&id);
+        if is_kept && memory.kept.len() < MAX_FINDINGS {
+            memory.kept.insert(id, until);
+        }
     }
 
     /// The nodes that lately took nothing of what they should.

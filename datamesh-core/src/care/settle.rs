@@ -25,9 +25,20 @@ impl Care {
             deeds.add(self.copy_home(entry, plan).await);
         }
         if !plan.surplus.is_empty() {
-            let quiet_since = self.roster().quiet_since(&entry.key, entry.redundancy);
-            deeds
-                .add(self.when_settled(quiet_since + self.options.grace, self.give_up(entry.id, plan)).await);
+            deeds.add(self.give_up_surplus(entry, plan).await);
+        }
+        deeds
+    }
+
+    /// Gives up what is held twice, once all has settled, and not soon again where that failed.
+    async fn give_up_surplus(&self, entry: &Entry<ExtentId>, plan: &ExtentPlan) -> Deeds {
+        if let Some(until) = self.kept_until(entry.id) {
+            return Deeds::later(until);
+        }
+        let at = self.roster().quiet_since(&entry.key, entry.redundancy) + self.options.grace;
+        let deeds = self.when_settled(at, self.give_up(entry.id, plan)).await;
+        if deeds.settled_at.is_none() {
+            self.note_kept(entry.id, deeds.failed);
         }
         deeds
     }
