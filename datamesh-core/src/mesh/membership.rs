@@ -281,19 +281,14 @@ impl Core {
         new.map(|bytes| SignedRecord::decode(bytes, &*self.engine.suite)).collect()
     }
 
-    /// This node's own record and a run of the others: all, or where they do not all fit into a message so many that
-    /// there are `most`, from a random place on.
+    /// What a message tells of the members; `most` records, where they are too many for one.
     fn page_of_records(&self, most: usize) -> Vec<Bytes> {
         let own = self.own.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (mut start, mut most) = ([0; 32], most);
-        if self.engine.peers.record_count() > RECORDS_OF_MESSAGE {
-            // Names are hashes, so a random one stands at a random place among them.
-            start = self.engine.runtime.random().unwrap_or(start);
-        } else {
-            most = RECORDS_OF_MESSAGE;
-        }
-        let others = self.engine.peers.records_from(NodeId::from_bytes(start), most.saturating_sub(1));
-        own.iter().chain(&others).map(SignedRecord::encode).collect()
+        let peers = &self.engine.peers;
+        let random = || self.engine.runtime.random().unwrap_or_default();
+        let page =
+            page(own, peers.other_count(), most, random, |start, count| peers.others_from(start, count));
+        page.iter().map(SignedRecord::encode).collect()
     }
 
     /// Exchanges records with a node.
@@ -478,3 +473,22 @@ impl Core {
         let _ = self.tasks.start(exchange);
     }
 }
+
+/// A node's own record, where it has one, and a run of the others: all, or where they do not all fit into a message so
+/// many that there are `most`, from a random place on.
+fn page(
+    own: Option<SignedRecord>,
+    others: usize,
+    most: usize,
+    random: impl FnOnce() -> [u8; 32],
+    run: impl FnOnce(NodeId, usize) -> Vec<SignedRecord>,
+) -> Vec<SignedRecord> {
+    let most_others = |most: usize| most.saturating_sub(usize::from(own.is_some()));
+    let all = most_others(RECORDS_OF_MESSAGE);
+    // Names are hashes, so a random one stands at a random place among them.
+    let (start, count) = if others > all { (random(), most_others(most)) } else { ([0; 32], all) };
+    own.into_iter().chain(run(NodeId::from_bytes(start), count)).collect()
+}
+
+#[cfg(test)]
+mod tests;

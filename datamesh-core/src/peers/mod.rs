@@ -437,16 +437,17 @@ impl Peers {
         self.state().table.record(node).cloned()
     }
 
-    /// So many members' signed records, by node id from this one on, and from the first one after the last.
-    pub(crate) fn records_from(&self, start: NodeId, count: usize) -> Vec<SignedRecord> {
+    /// So many other members' signed records, by node id from this one on, and from the first one after the last.
+    pub(crate) fn others_from(&self, start: NodeId, count: usize) -> Vec<SignedRecord> {
         let state = self.state();
         let count = count.min(state.table.len());
-        state.table.records_from(start).take(count).cloned().collect()
+        state.table.others_from(self.local, start).take(count).cloned().collect()
     }
 
-    /// How many members are known.
-    pub(crate) fn record_count(&self) -> usize {
-        self.state().table.len()
+    /// How many members are known beside this node.
+    pub(crate) fn other_count(&self) -> usize {
+        let state = self.state();
+        state.table.len().saturating_sub(usize::from(state.table.record(&self.local).is_some()))
     }
 
     /// How many members that hold data are connected, this node among them, and whether all are.

@@ -140,10 +140,11 @@ impl MemberTable {
         self.records.values()
     }
 
-    /// Every record, by node id from this one on, and then those before it.
-    pub fn records_from(&self, start: NodeId) -> impl Iterator<Item = &SignedRecord> {
+    /// The records of all but one node, by node id from `start` on, and then those before it.
+    pub fn others_from(&self, but: NodeId, start: NodeId) -> impl Iterator<Item = &SignedRecord> {
         let rest = self.records.range(start..);
-        rest.chain(self.records.range(..start)).map(|(_, record)| record)
+        let all = rest.chain(self.records.range(..start));
+        all.filter(move |(node, _)| **node != but).map(|(_, record)| record)
     }
 
     /// The members for [`rank`](crate::placement::rank), clients among them, by node id.
