@@ -10,7 +10,7 @@ use bytes::Bytes;
 use common::clock::Shifted;
 use common::lab::{Dial, Disk, FaultyStore, FaultyTransport};
 use common::{PATIENCE, noise, run, until_alone, within};
-use datamesh::format::{Epochs, Refusal, Reply, Request};
+use datamesh::format::{Epochs, KeyName, Refusal, Reply, Request};
 use datamesh::ports::{Identity, Message, Timestamp, Transport};
 use datamesh::runtime::NativeRuntime;
 use datamesh::{
@@ -202,7 +202,7 @@ fn who_is_revoked_and_connected_is_refused_each_request() {
             builder.capacity(CAPACITY).certificate(own).admission([admission.key()]).open().await.unwrap();
         let revoked = identity(30).node_id();
         mesh.set_epoch(admission.revoke(revoked).unwrap()).await.unwrap();
-        let request = Request::Keys { generation: 0, name: [0; 32] };
+        let request = Request::Keys { generation: 0, name: KeyName::from_bytes([0; 32]) };
         let (reply, told) = ask(&network, revoked, &mesh, request, Bytes::new()).await;
         assert!(matches!(reply, Reply::Failed { refusal: Refusal::Denied, .. }), "{reply:?}");
         assert!(told.is_empty());
@@ -304,7 +304,7 @@ fn who_is_not_admitted_neither_learns_a_new_mesh_key_nor_changes_it() {
         let error = own.connect(nodes[1].addresses().remove(0), PATIENCE).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         for body in [Bytes::new(), forged.encode()] {
-            let request = Request::Keys { generation: 0, name: [0; 32] };
+            let request = Request::Keys { generation: 0, name: KeyName::from_bytes([0; 32]) };
             let (reply, told) = ask(&network, identity(30).node_id(), &nodes[1], request, body).await;
             assert!(matches!(reply, Reply::Failed { refusal: Refusal::Denied, .. }), "{reply:?}");
             assert!(told.is_empty());

@@ -1,11 +1,13 @@
 //! The keys of a mesh: the one that counts, and those before it for as long as they are accepted.
 
+use std::fmt;
+
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cbor::{Reader, Unknown, Writer};
-use crate::format::ticket::MeshKey;
+use crate::format::ticket::{KeyName, MeshKey};
 use crate::ports::Timestamp;
 
 /// The longest encoded form, in bytes: two values of 32 bytes, the earlier keys, a number and what stands around them.
@@ -35,7 +37,7 @@ const WHAT: &str = "a record of mesh keys";
 /// The keys of a mesh, as its nodes keep them and tell each other.
 ///
 /// Whoever has them can join. `Debug` shows no secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct MeshKeys {
     /// The public name of the mesh: that of its first key, and the same for ever.
     pub network: [u8; 32],
@@ -150,8 +152,8 @@ impl MeshKeys {
     }
 
     /// What decides between two: the generation, and of one generation the public name of the key.
-    pub fn rank(&self) -> (u64, [u8; 32]) {
-        (self.generation, self.current.network_name())
+    pub fn rank(&self) -> (u64, KeyName) {
+        (self.generation, KeyName::from_bytes(self.current.network_name()))
     }
 
     /// Whether these take the place of others: of a higher rank, or of the same with the keys before it, where those
@@ -238,6 +240,17 @@ impl MeshKeys {
         }
         reader.finish()?;
         Ok(keys)
+    }
+}
+
+impl fmt::Debug for MeshKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshKeys")
+            .field("network", &KeyName::from_bytes(self.network))
+            .field("generation", &self.generation)
+            .field("current", &self.current)
+            .field("earlier", &self.earlier)
+            .finish()
     }
 }
 

@@ -43,7 +43,7 @@ pub use message::{
 pub use proof::{ProofNonce, picked_chunk, prove, proved};
 pub use record::{MAX_ADDRESSES, MAX_RECORD_LEN, MAX_ZONE_LEN, NodeRecord, SignedRecord, Zone};
 pub use stored::{StoredExtent, StoredManifest, Tombstone};
-pub use ticket::{Entry, Invitation, InvitationSecret, MAX_TICKET_ADDRESSES, MeshKey, Ticket};
+pub use ticket::{Entry, Invitation, InvitationSecret, KeyName, MAX_TICKET_ADDRESSES, MeshKey, Ticket};
 pub use work::{Hours, RemovalsOf, ScrubCursor, ScrubStage, StoreName, UnnamedFor, Work};
 
 /// The version that every format of this build writes, and the only one that it reads.

@@ -9,7 +9,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::admission::{AdmissionKey, MAX_ADMISSION_KEYS};
 use crate::format::cbor::{Reader, Unknown, Writer};
-use crate::format::keys::{context, derive, secrets};
+use crate::format::keys::{context, derive, public_values, secrets};
 use crate::format::mesh_keys::{MAX_GENERATION, MeshKeys};
 use crate::format::record::{read_addresses, write_addresses};
 use crate::format::text::{from_text, invalid, to_text, wrong_prefix};
@@ -35,6 +35,12 @@ secrets! {
     InvitationSecret;
 }
 
+public_values! {
+    /// The [public name](MeshKey::network_name) of a mesh key. Strangers must not see it, and `Debug` shows only where it
+    /// begins.
+    KeyName;
+}
+
 impl MeshKey {
     /// A public name of the key, from which it cannot be found. That of its first key is the name of the mesh.
     pub fn network_name(&self) -> [u8; 32] {
@@ -51,7 +57,7 @@ impl MeshKey {
 ///
 /// It does not hold the mesh key. A member hands that over, until then and by its own clock, to who proves to have
 /// the secret; so a ticket that has ended is of no use to anybody.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Invitation {
     /// The public name of the mesh.
     pub network: [u8; 32],
@@ -59,6 +65,16 @@ pub struct Invitation {
     pub secret: InvitationSecret,
     /// The last moment at which it counts.
     pub expires: Timestamp,
+}
+
+impl fmt::Debug for Invitation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invitation")
+            .field("network", &KeyName::from_bytes(self.network))
+            .field("secret", &self.secret)
+            .field("expires", &self.expires)
+            .finish()
+    }
 }
 
 /// What a ticket opens a mesh with.

@@ -8,7 +8,7 @@ use futures::channel::oneshot;
 use futures::future;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{MeshKey, MeshKeys, Refusal, Reply, Request};
+use crate::format::{KeyName, MeshKey, MeshKeys, Refusal, Reply, Request};
 use crate::id::NodeId;
 use crate::mesh::{Core, Mesh};
 use crate::object::ASK_LIMIT;
@@ -243,7 +243,7 @@ impl Core {
     pub(super) async fn answer_keys(
         self: &Arc<Self>,
         from: NodeId,
-        known: (u64, [u8; 32]),
+        known: (u64, KeyName),
         body: Bytes,
     ) -> (Reply, Bytes) {
         let Some(ring) = &self.keys else { return (Reply::Done, Bytes::new()) };

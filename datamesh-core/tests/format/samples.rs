@@ -190,7 +190,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::Removals { removals: vec![Removed { id: [6; 32], secret }] },
         Request::Prove { shard, nonce: [7; 16] },
         Request::Epoch { number: 3, hash: counted(0xc0) },
-        Request::Keys { generation: 2, name: counted(0xe0) },
+        Request::Keys { generation: 2, name: KeyName::from_bytes(counted(0xe0)) },
         Request::Forget { records: vec![b"a record".as_slice().into()] },
     ]
 }

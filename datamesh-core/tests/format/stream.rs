@@ -2,7 +2,7 @@
 
 use datamesh_core::ErrorKind;
 use datamesh_core::format::*;
-use datamesh_core::ports::SuiteId;
+use datamesh_core::ports::{SuiteId, Timestamp};
 
 use crate::samples::*;
 use crate::suite::{SUITE, Suite};
@@ -99,6 +99,30 @@ fn nothing_prints_a_secret() {
     }
     assert!(!printed.contains(&capability.to_text()[60..80]));
     assert!(printed.contains(&format!("Capability(own, {})", capability.object().fmt_short())));
+}
+
+#[test]
+fn nothing_prints_more_of_the_name_of_a_mesh_than_where_it_begins() {
+    const CANARY: [u8; 32] = *b"name-canary-name-canary-name-can";
+    let until = Timestamp(1);
+    let keys = MeshKeys { network: CANARY, ..MeshKeys::first(MeshKey::from_bytes([1; 32])) };
+    let keys = keys.next(MeshKey::from_bytes([2; 32]), until, Timestamp(0)).unwrap();
+    let ticket = Ticket { entry: Entry::Key(keys.clone()), addresses: vec![], admission: vec![] };
+    let invitation = ticket.clone().until(until).unwrap();
+    let request = Request::Keys { generation: 0, name: KeyName::from_bytes(CANARY) };
+    let printed = [
+        format!("{keys:?} {keys:#?}"),
+        format!("{ticket:?} {ticket:#?}"),
+        format!("{invitation:?} {invitation:#?}"),
+        format!("{request:?} {request:#?}"),
+    ];
+    for text in printed {
+        // As text, in hexadecimal, in a line of numbers and with a number in a line.
+        for leak in ["canary", "2d63", "2D63", "45, 99", "110,\n"] {
+            assert!(!text.contains(leak), "{leak:?} in {text}");
+        }
+        assert_eq!(text.matches("KeyName(6e616d65)").count(), 2, "{text}");
+    }
 }
 
 #[test]

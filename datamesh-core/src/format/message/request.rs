@@ -12,6 +12,7 @@ use crate::format::message::{
     KIND_KEY, MAX_EXTENTS_DESCRIBED, MAX_IDS_OF_MESSAGE, MAX_REMOVALS, Removed, check_indexes, open,
     read_records, write_records,
 };
+use crate::format::ticket::KeyName;
 use crate::id::{ExtentId, ObjectId, OperationId, ShardId};
 use crate::ports::MAX_HEAD_LEN;
 
@@ -133,7 +134,7 @@ pub enum Request {
         /// How often the key was changed.
         generation: u64,
         /// The public name of the key.
-        name: [u8; 32],
+        name: KeyName,
     },
     /// These are gone for good: forget them, unless you know that they are here, or something newer of them.
     Forget {
@@ -148,9 +149,13 @@ impl Request {
         let mut writer = open(self.code());
         match self {
             Self::Ping => {}
-            Self::Epoch { number: count, hash: name } | Self::Keys { generation: count, name } => {
-                writer.uint(2, *count);
-                writer.bytes(3, name);
+            Self::Epoch { number, hash } => {
+                writer.uint(2, *number);
+                writer.bytes(3, hash);
+            }
+            Self::Keys { generation, name } => {
+                writer.uint(2, *generation);
+                writer.bytes(3, name.as_bytes());
             }
             Self::Members { records } | Self::Forget { records } => {
                 writer.field(2, |encoder| write_records(encoder, records))
@@ -298,7 +303,10 @@ impl Request {
                 nonce: reader.array(3, "nonce")?,
             },
             19 => Self::Epoch { number: reader.uint(2, "number")?, hash: reader.array(3, "hash")? },
-            20 => Self::Keys { generation: reader.uint(2, "generation")?, name: reader.array(3, "name")? },
+            20 => Self::Keys {
+                generation: reader.uint(2, "generation")?,
+                name: KeyName::from_bytes(reader.array(3, "name")?),
+            },
             21 => Self::Forget { records: read_records(reader)? },
             _ => return Err(reader.unsupported(&format!("code {code}"))),
         })
