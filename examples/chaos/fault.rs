@@ -65,6 +65,12 @@ const WEIGHTS: [(Kind, usize); 9] = [
     (Kind::Guest, 1),
 ];
 
+/// The kinds that are chosen of all: all of them, where none is named.
+pub(crate) fn wanted(names: &[Kind]) -> Vec<Kind> {
+    let kinds = WEIGHTS.into_iter().map(|(kind, _)| kind);
+    kinds.filter(|kind| names.is_empty() || names.contains(kind)).collect()
+}
+
 /// What befalls whom, dealt like cards: first one of each kind, so that a short run has them all, and then packs in
 /// which each lies as often as its weight says.
 pub(crate) struct Deck {
@@ -81,11 +87,10 @@ pub(crate) struct Deck {
 
 impl Deck {
     /// Deals among so many nodes, at most `most` of them at a time; the steady ones are never killed.
-    pub(crate) fn new(draws: Draws, wanted: &[Kind], nodes: usize, steady: &[usize], most: usize) -> Self {
-        let is_wanted = |kind: Kind| wanted.is_empty() || wanted.contains(&kind);
-        let kinds = || WEIGHTS.into_iter().filter(|(kind, _)| is_wanted(*kind));
-        let pack = kinds().flat_map(|(kind, weight)| vec![kind; weight]).collect();
-        let unseen = kinds().map(|(kind, _)| kind).collect();
+    pub(crate) fn new(draws: Draws, names: &[Kind], nodes: usize, steady: &[usize], most: usize) -> Self {
+        let unseen = wanted(names);
+        let weights = WEIGHTS.into_iter().filter(|(kind, _)| unseen.contains(kind));
+        let pack = weights.flat_map(|(kind, weight)| vec![kind; weight]).collect();
         Self { draws, pack, unseen, cards: Vec::new(), nodes, steady: steady.to_vec(), most }
     }
 
@@ -133,6 +138,17 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::effort::ROUNDS_OF_ALL;
+
+    /// How many rounds it takes until each of these has come.
+    fn rounds_of_all(seed: u64, names: &[Kind], most: usize) -> usize {
+        let mut deck = Deck::new(Draws::new(seed, "test"), names, 9, &[7, 8], most);
+        let mut rounds = 0;
+        while !deck.unseen.is_empty() {
+            rounds += usize::from(!deck.round().is_empty());
+        }
+        rounds
+    }
 
     fn deck(seed: u64, wanted: &[Kind]) -> Deck {
         Deck::new(Draws::new(seed, "test"), wanted, 9, &[7, 8], 2)
@@ -161,6 +177,17 @@ mod tests {
             let mut deck = deck(seed, &[]);
             let seen: BTreeSet<Kind> = (0..12).flat_map(|_| deck.round()).map(|(_, kind)| kind).collect();
             assert_eq!(seen.len(), WEIGHTS.len(), "seed {seed}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn all_have_come_when_they_are_looked_for() {
+        for seed in 0..5_000 {
+            for most in [1, 2] {
+                let rounds = rounds_of_all(seed, &[], most);
+                assert!(rounds <= ROUNDS_OF_ALL, "seed {seed}, {most} at once: {rounds} rounds");
+            }
+            assert!(rounds_of_all(seed, &[Kind::Wipe, Kind::Stop], 2) <= ROUNDS_OF_ALL);
         }
     }
 }

@@ -7,8 +7,8 @@
 //! Never more holders are in trouble at once than the code bears (two, with 4+2), and between two misfortunes the
 //! mesh has time to heal. So the promises hold all the time: what was acknowledged can be read, with the right bytes,
 //! and is never *not found*; what was removed stays away. Ends with the status 1 where one of them was broken, where
-//! a margin did not come back in time, or where a node's memory or descriptors grow (judged in runs of at least an
-//! hour).
+//! a margin did not come back in time, where so little was done that nothing is shown, or where a node's memory or
+//! descriptors grow (judged in runs of at least an hour).
 //!
 //! Half of the nodes are reached over TCP and half over QUIC, all of them through proxies of this program that delay,
 //! drop and cut. Two nodes are never killed, so that their memory can be measured. Linux only: who has opened a
@@ -17,6 +17,7 @@
 
 mod checker;
 mod draws;
+mod effort;
 #[path = "../common/failure.rs"]
 mod failure;
 mod fault;

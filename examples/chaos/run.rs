@@ -17,7 +17,8 @@ use rustix::process::Signal;
 
 use crate::checker::{Outcome, Violation, judge};
 use crate::draws::Draws;
-use crate::fault::{Deck, Kind};
+use crate::effort::Effort;
+use crate::fault::{self, Deck, Kind};
 use crate::load::Book;
 use crate::memory::{self, Samples};
 use crate::proxy::Way;
@@ -66,6 +67,8 @@ struct Run<'a> {
     book: Arc<Book>,
     violations: Vec<Violation>,
     befell: BTreeMap<Kind, usize>,
+    /// In how many rounds there was a misfortune.
+    rounds: usize,
     healing: Vec<Duration>,
     /// Those whose disks were wiped: they never come back.
     wiped: Vec<NodeId>,
@@ -90,6 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         book: Book::new(seed, runtime),
         violations: Vec::new(),
         befell: BTreeMap::new(),
+        rounds: 0,
         healing: Vec::new(),
         wiped: Vec::new(),
     };
@@ -138,6 +142,7 @@ impl Run<'_> {
         self.forget_all(&first);
         self.book.stop.store(true, Ordering::Relaxed);
         load.join().map_err(|_| "the clients ended by a panic")?;
+        self.judge_effort(lasted);
         if !healed {
             self.say("what has not healed is read all the same");
         }
@@ -211,6 +216,7 @@ impl Run<'_> {
             // None of those that were drawn may have any of what is wanted.
             return Ok(());
         }
+        self.rounds += 1;
         let told: Vec<String> =
             befall.iter().map(|(victim, kind)| format!("node {} {kind}", victim + 1)).collect();
         let lasts = Duration::from_millis(deck.draws().between(2_000, 9_000));
@@ -321,6 +327,16 @@ impl Run<'_> {
                 return self.breach(format!("{count} nodes that were wiped could not be forgotten"));
             }
             thread::sleep(PAUSE);
+        }
+    }
+
+    /// Whether enough was done for anything to be shown.
+    fn judge_effort(&mut self, lasted: Duration) {
+        let (history, wanted) = (self.book.history(), fault::wanted(&self.options.faults));
+        let (befell, rounds) = (&self.befell, self.rounds);
+        let effort = Effort { history: &history, lasted, wanted: &wanted, befell, rounds };
+        for shortfall in effort.shortfalls() {
+            self.breach(shortfall);
         }
     }
 
