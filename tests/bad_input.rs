@@ -15,8 +15,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::lab::Lab;
-use common::{noise, run};
+use common::lab::{FaultyStore, Lab};
+use common::{PATIENCE, noise, run};
 use datamesh::format::{OwnerSecret, ReadKey, Refusal, Reply, Request, StoredManifest};
 use datamesh::ports::{
     Batch, CodeId, CryptoSuite, ErasureCode, Identity, Message, Nonce, Signature, Storage, SuiteId, Table,
@@ -26,8 +26,9 @@ use datamesh::runtime::NativeRuntime;
 use datamesh::store::{DiskOptions, DiskStore, MemoryStore, ReedSolomon};
 use datamesh::{
     Capability, ChaChaSuite, ErrorKind, Limits, MemoryNetwork, Mesh, MeshKey, NodeIdentity, ObjectId,
-    Redundancy, Source, Ticket,
+    Redundancy, ShardId, Source, Ticket,
 };
+use futures::future::{join, join_all};
 use futures::io::AsyncRead;
 
 fn kind<T: std::fmt::Debug>(result: datamesh::Result<T>) -> ErrorKind {
@@ -220,6 +221,49 @@ fn who_asks_too_often_is_refused_and_others_are_not() {
         }
         assert_eq!(mesh.metrics().requests_refused, refused);
         mesh.put("others are served").await.unwrap();
+    });
+}
+
+/// One below the limit another request is answered; at the limit, and beyond it, it waits until one is done.
+#[test]
+fn requests_that_are_answered_at_a_time() {
+    const MOST: usize = 3;
+    run(async {
+        let (network, store) = (MemoryNetwork::new(), FaultyStore::new());
+        let limits = Limits::default().with_inbound_requests(MOST);
+        let builder = datamesh::builder().network(&network).storage(store.clone()).capacity(1 << 30);
+        let mesh = builder.limits(limits).open().await.unwrap();
+        let runtime = NativeRuntime::shared().unwrap();
+        let identity = NodeIdentity::from_secret([7; 32]);
+        let caller = network.join(identity.node_id(), Arc::clone(&runtime)).unwrap();
+        caller.connect(mesh.ticket().unwrap().addresses[0].clone(), PATIENCE).await.unwrap();
+        let ask = |request: Request| {
+            let message = Message { head: request.encode(), body: Bytes::new() };
+            caller.call(mesh.node_id(), message, PATIENCE)
+        };
+        for count in [MOST - 1, MOST, MOST + 1] {
+            let held = store.hold_reads().await;
+            let shards = (0..count).map(|number| ShardId::from_bytes([number as u8; 32]));
+            let reads = join_all(shards.map(|shard| ask(Request::ReadShard { shard })));
+            let others = async {
+                while mesh.metrics().inbound_now < count.min(MOST) as u64 {
+                    runtime.sleep(Duration::from_millis(1)).await;
+                }
+                let another = ask(Request::Epoch { number: 0, hash: [0; 32] });
+                if count < MOST {
+                    another.await.unwrap();
+                } else {
+                    // Time enough for what must not happen.
+                    let answer = runtime.timeout(Duration::from_millis(100), another).await;
+                    assert!(answer.is_err(), "it is answered beside {count} others");
+                    assert_eq!(mesh.metrics().inbound_now, MOST as u64);
+                }
+                drop(held);
+            };
+            let (answers, ()) = join(reads, others).await;
+            assert!(answers.iter().all(Result::is_ok), "{count}: {answers:?}");
+            ask(Request::Epoch { number: 0, hash: [0; 32] }).await.unwrap();
+        }
     });
 }
 

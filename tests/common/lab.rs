@@ -265,15 +265,22 @@ impl Transport for FaultyTransport {
 pub(crate) struct FaultyStore {
     pub(crate) inner: Arc<MemoryStore>,
     disk: Arc<Mutex<Disk>>,
+    /// Held by a test for as long as no read of a blob may go on.
+    reads: Arc<futures::lock::Mutex<()>>,
 }
 
 impl FaultyStore {
     pub(crate) fn new() -> Self {
-        Self { inner: Arc::new(MemoryStore::new()), disk: Arc::default() }
+        Self { inner: Arc::new(MemoryStore::new()), disk: Arc::default(), reads: Arc::default() }
     }
 
     pub(crate) fn set(&self, disk: Disk) {
         *self.disk.lock().unwrap() = disk;
+    }
+
+    /// Reads of blobs wait until what this gives is dropped.
+    pub(crate) async fn hold_reads(&self) -> futures::lock::OwnedMutexGuard<()> {
+        Arc::clone(&self.reads).lock_owned().await
     }
 
     fn disk(&self) -> Disk {
@@ -298,6 +305,7 @@ impl Storage for FaultyStore {
     }
 
     async fn read_blob(&self, id: ShardId) -> Result<Option<Bytes>> {
+        drop(self.reads.lock().await);
         let read = self.inner.read_blob(id).await?;
         match self.disk() {
             Disk::FlipsBits => Ok(read.map(|bytes| flipped(&bytes))),

@@ -1,6 +1,8 @@
 //! A member that opens streams without end: it costs no more than its limits, and others are served meanwhile.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+mod early;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs;
@@ -21,7 +23,7 @@ use libp2p::core::muxing::StreamMuxer;
 use libp2p::core::transport::{DialOpts, PortUse, Transport as _};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{Multiaddr, noise, tcp};
+use libp2p::{Multiaddr, PeerId, noise, tcp};
 use yamux::Stream;
 
 use super::buffered::Buffered;
@@ -145,6 +147,37 @@ where
     }
 }
 
+/// Who stands at the two ends of a member's connection.
+struct Ends {
+    own: Own,
+    remote: PeerId,
+}
+
+/// The member with these keys dials a node, and has proved nothing yet.
+async fn dial(
+    keys: &Keypair,
+    ours: &Libp2pTransport,
+) -> (Member<impl AsyncRead + AsyncWrite + Unpin + 'static>, Ends) {
+    let mesh = MeshKey::from_bytes(MESH);
+    let private = noise::Config::new(keys).unwrap().with_prologue(noise_prologue(&mesh.network_name()));
+    let mut transport = tcp::tokio::Transport::new(tcp::Config::default())
+        .upgrade(Version::V1Lazy)
+        .authenticate(Buffered { private, plain: None })
+        .multiplex(Yamux::of(&Limits::default()));
+    let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+    let address = ours.listen_addresses().remove(0);
+    let dial = transport.dial(address.as_str().parse::<Multiaddr>().unwrap(), options).unwrap();
+    let (remote, muxer) = dial.await.unwrap();
+    let own = Own { peer: keys.public().to_peer_id(), keys: Arc::new(Keys::Mesh(KeyRing::of(mesh))) };
+    (Member(RefCell::new(muxer)), Ends { own, remote })
+}
+
+async fn prove<C: AsyncRead + AsyncWrite + Unpin + 'static>(member: &Member<C>, ends: &Ends) {
+    let mut stream = member.open(proof::PROTOCOL).await;
+    hear_taken(&mut stream, proof::PROTOCOL).await.unwrap();
+    proof::exchange(stream, Role::Dialler, &ends.own, ends.remote, &Gate::default()).await.unwrap();
+}
+
 /// A node, and a friend that it serves.
 async fn nodes() -> (Libp2pTransport, Libp2pTransport) {
     let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
@@ -162,26 +195,10 @@ async fn join(
     keys: &Keypair,
     ours: &Libp2pTransport,
 ) -> Member<impl AsyncRead + AsyncWrite + Unpin + 'static> {
-    let mesh = MeshKey::from_bytes(MESH);
-    let private = noise::Config::new(keys).unwrap().with_prologue(noise_prologue(&mesh.network_name()));
-    let mut transport = tcp::tokio::Transport::new(tcp::Config::default())
-        .upgrade(Version::V1Lazy)
-        .authenticate(Buffered { private, plain: None })
-        .multiplex(Yamux::of(&Limits::default()));
-    let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
-    let address = ours.listen_addresses().remove(0);
-    let dial = transport.dial(address.as_str().parse::<Multiaddr>().unwrap(), options).unwrap();
-    let (remote, muxer) = dial.await.unwrap();
-    let member = Member(RefCell::new(muxer));
-    let own = Own { peer: keys.public().to_peer_id(), keys: Arc::new(Keys::Mesh(KeyRing::of(mesh))) };
-    let proof = async {
-        let mut stream = member.open(proof::PROTOCOL).await;
-        hear_taken(&mut stream, proof::PROTOCOL).await.unwrap();
-        proof::exchange(stream, Role::Dialler, &own, remote, &Gate::default()).await.unwrap();
-    };
+    let (member, ends) = dial(keys, ours).await;
     tokio::select! {
         () = member.drive() => {}
-        () = proof => {}
+        () = prove(&member, &ends) => {}
     }
     member
 }

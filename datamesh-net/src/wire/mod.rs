@@ -15,6 +15,8 @@ pub(crate) mod keys;
 pub(crate) mod limits;
 mod paced;
 pub(crate) mod peers;
+#[cfg(test)]
+mod queues;
 pub(crate) mod serve;
 pub(crate) mod session;
 #[cfg(feature = "libp2p")]
