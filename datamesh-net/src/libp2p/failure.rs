@@ -116,10 +116,27 @@ fn refused(why: &str) -> Error {
 mod tests {
     use super::*;
 
+    /// What libp2p wraps the error of a handshake in.
+    #[derive(Debug)]
+    struct Upgrade(noise::Error);
+
+    impl fmt::Display for Upgrade {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Handshake failed")
+        }
+    }
+
+    impl StdError for Upgrade {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            Some(&self.0)
+        }
+    }
+
     /// What the transport gives for one address.
     fn failed(error: noise::Error) -> Error {
         let address = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
-        explain(DialError::Transport(vec![(address, TransportError::Other(io::Error::other(error)))]))
+        let error = io::Error::other(Upgrade(error));
+        explain(DialError::Transport(vec![(address, TransportError::Other(error))]))
     }
 
     #[test]
