@@ -356,9 +356,10 @@ fn filled<const N: usize>(bytes: impl IntoIterator<Item = u8>) -> [u8; N] {
     all
 }
 
-fn nonce() -> Result<[u8; NONCE_LEN], String> {
+fn nonce() -> Result<[u8; NONCE_LEN], Unproved> {
     let mut nonce = [0; NONCE_LEN];
-    getrandom::fill(&mut nonce).map_err(|error| format!("no randomness for a nonce: {error}"))?;
+    getrandom::fill(&mut nonce)
+        .map_err(|error| Unproved::Lost(format!("no randomness for a nonce: {error}")))?;
     Ok(nonce)
 }
 
