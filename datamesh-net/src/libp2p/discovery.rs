@@ -13,7 +13,7 @@ use libp2p::{Multiaddr, PeerId, identify};
 use super::behaviour::BehaviourEvent;
 use super::driver::Driver;
 use super::options::Discovery;
-#[cfg(feature = "nat")]
+#[cfg(any(feature = "mdns", feature = "nat"))]
 use super::route::bare;
 #[cfg(feature = "nat")]
 use super::scope::{Scope, scope};
@@ -43,8 +43,11 @@ pub(super) struct Addresses {
 #[derive(Debug, Clone)]
 pub(super) struct End {
     #[cfg_attr(
-        not(feature = "nat"),
-        expect(dead_code, reason = "asked for where members look whether they reach")
+        not(any(feature = "mdns", feature = "nat")),
+        expect(
+            dead_code,
+            reason = "asked for where members look whether they reach, or announce themselves"
+        )
     )]
     peer: PeerId,
     pub(super) address: Multiaddr,
@@ -72,7 +75,7 @@ impl Addresses {
     /// Whether a connection leads to this very address.
     #[cfg(feature = "mdns")]
     pub(super) fn is_connected_to(&self, address: &Multiaddr) -> bool {
-        self.ends.values().any(|end| end.address == *address)
+        self.ends.values().any(|end| bare(&end.address, end.peer) == *address)
     }
 
     /// How a connection was made.
@@ -173,6 +176,10 @@ impl Driver {
     ) {
         let end =
             End { peer, address: endpoint.get_remote_address().clone(), relayed: endpoint.is_relayed() };
+        #[cfg(feature = "mdns")]
+        if endpoint.is_dialer() {
+            self.note_met(bare(&end.address, peer), &peer);
+        }
         self.addresses.ends.insert(connection, end);
     }
 

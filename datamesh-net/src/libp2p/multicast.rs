@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 
 use datamesh_core::KeyRing;
 use datamesh_core::format::{Announcement, AnnouncementKey, ListensOn};
-use libp2p::Multiaddr;
+use datamesh_core::id::NodeId;
 use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId};
 use socket2::{Domain, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 
 use super::dials::Wanted;
 use super::driver::Driver;
+use super::names;
 use super::scope::scope_of_ip;
 use crate::wire::keys::now;
 
@@ -43,6 +45,10 @@ const MAX_WAITING: usize = 64;
 /// How long an address that was dialled is left alone.
 const DIAL_AGAIN: Duration = Duration::from_secs(30);
 
+/// How long the node that was met at an address is taken to be the one there, while it is connected: it may have come
+/// here by another connection, which does not tell where it listens.
+const MEET_AGAIN: Duration = Duration::from_secs(3600);
+
 /// The longest packet that is looked at; an announcement is shorter.
 const MAX_PACKET: usize = 256;
 
@@ -52,6 +58,24 @@ pub(super) struct Neighbours {
     pub(super) heard: async_channel::Receiver<Multiaddr>,
     /// When each announced address was dialled last.
     dialled: HashMap<Multiaddr, Instant>,
+    met: Met,
+}
+
+/// Which node was met at an announced address, and when.
+#[derive(Default)]
+struct Met(HashMap<Multiaddr, (NodeId, Instant)>);
+
+impl Met {
+    fn note(&mut self, address: Multiaddr, node: NodeId) {
+        self.0.retain(|_, (_, at)| at.elapsed() < MEET_AGAIN);
+        if self.0.len() < MAX_NEIGHBOURS || self.0.contains_key(&address) {
+            self.0.insert(address, (node, Instant::now()));
+        }
+    }
+
+    fn at(&self, address: &Multiaddr) -> Option<NodeId> {
+        self.0.get(address).filter(|(_, at)| at.elapsed() < MEET_AGAIN).map(|(node, _)| *node)
+    }
 }
 
 impl Neighbours {
@@ -60,7 +84,7 @@ impl Neighbours {
         let (listening, changes) = watch::channel(Vec::new());
         let (sender, heard) = async_channel::bounded(MAX_WAITING);
         runtime.spawn(run(ring, changes, sender));
-        Self { listening, heard, dialled: HashMap::new() }
+        Self { listening, heard, dialled: HashMap::new(), met: Met::default() }
     }
 
     /// Notes where this node listens now.
@@ -74,13 +98,25 @@ impl Neighbours {
 }
 
 impl Driver {
-    /// Dials a neighbour that is not connected under this address.
+    /// Notes who answered where a neighbour had announced itself.
+    pub(super) fn note_met(&mut self, address: Multiaddr, peer: &PeerId) {
+        if let (Some(neighbours), Some(node)) = (&mut self.neighbours, names::node_of(peer))
+            && neighbours.dialled.contains_key(&address)
+        {
+            neighbours.met.note(address, node);
+        }
+    }
+
+    /// Dials a neighbour that is not connected.
     pub(super) fn on_neighbour(&mut self, address: Multiaddr) {
         let is_own = self.swarm.listeners().any(|own| *own == address);
         if is_own || self.addresses.is_connected_to(&address) {
             return;
         }
         let Some(neighbours) = &mut self.neighbours else { return };
+        if neighbours.met.at(&address).is_some_and(|node| self.shared.is_connected(&node)) {
+            return;
+        }
         neighbours.dialled.retain(|_, at| at.elapsed() < DIAL_AGAIN);
         if neighbours.dialled.contains_key(&address) || neighbours.dialled.len() >= MAX_NEIGHBOURS {
             return;
@@ -374,6 +410,76 @@ mod tests {
         assert!(!near("/ip4/127.0.0.1/tcp/1", "192.168.0.3"));
         // Some local networks have public addresses.
         assert!(near("/ip4/203.0.113.1/tcp/1", "203.0.113.7"));
+    }
+
+    #[test]
+    fn who_was_met_at_an_address_is_remembered_and_only_so_many() {
+        let address = |port: usize| format!("/ip4/192.168.0.2/tcp/{port}").parse::<Multiaddr>().unwrap();
+        let [one, other] = [1, 2].map(|byte| NodeId::from_bytes([byte; 32]));
+        let mut met = Met::default();
+        met.note(address(1), one);
+        assert_eq!((met.at(&address(1)), met.at(&address(2))), (Some(one), None));
+        (2..2 * MAX_NEIGHBOURS).for_each(|port| met.note(address(port), one));
+        // Another node has taken its place.
+        met.note(address(1), other);
+        assert_eq!((met.at(&address(1)), met.0.len()), (Some(other), MAX_NEIGHBOURS));
+        let an_hour_ago = Instant::now().checked_sub(MEET_AGAIN);
+        if let (Some(then), Some((_, at))) = (an_hour_ago, met.0.get_mut(&address(1))) {
+            *at = then;
+            assert_eq!(met.at(&address(1)), None);
+        }
+    }
+
+    /// A neighbour that is connected by another connection, which tells an ephemeral port, is dialled once.
+    #[test]
+    fn a_connected_neighbour_is_not_dialled_for_each_announcement() {
+        use datamesh_core::ports::Transport;
+
+        use crate::libp2p::{Libp2pConfig, Libp2pTransport, start};
+
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let id = |secret: u8| {
+            let keys = libp2p::identity::Keypair::ed25519_from_bytes([secret; 32]).unwrap();
+            names::node_of(&keys.public().to_peer_id()).unwrap()
+        };
+        // The one of the smaller name takes its own dial for the one that is too many, and closes it.
+        let (near, far) = if id(1) < id(2) { (1, 2) } else { (2, 1) };
+        let config = |secret| Libp2pConfig::new([secret; 32], [7; 32]);
+        let anywhere = "/ip4/127.0.0.1/tcp/0";
+        let body = async {
+            let listen = vec![anywhere.parse().unwrap()];
+            let opened = start::driver(config(near), runtime.handle().clone(), listen).await;
+            let (mut driver, _commands) = opened.unwrap();
+            let ring = KeyRing::of(MeshKey::from_bytes([7; 32]));
+            driver.neighbours = Some(Neighbours::start(ring, runtime.handle()));
+            let listen = vec![anywhere.parse().unwrap()];
+            let neighbour = Libp2pTransport::open(config(far).listen(listen)).await.unwrap();
+            let announced: Multiaddr = neighbour.listen_addresses()[0].to_string().parse().unwrap();
+            // It dials this node, so that its address is not seen here.
+            let own = driver.swarm.listeners().next().unwrap().to_string().parse().unwrap();
+            let (connected, ()) = futures::join!(neighbour.connect(own, LATER), async {
+                until(&mut driver, |driver| driver.shared.is_connected(&id(far))).await;
+            });
+            connected.unwrap();
+            driver.on_neighbour(announced.clone());
+            assert_eq!(driver.dials.len(), 1, "who is there is not known yet");
+            until(&mut driver, |driver| driver.dials.is_empty()).await;
+            until(&mut driver, |driver| !driver.addresses.is_connected_to(&announced)).await;
+            assert!(driver.shared.is_connected(&id(far)), "the first connection stands");
+            driver.neighbours.as_mut().unwrap().dialled.clear();
+            driver.on_neighbour(announced);
+            assert!(driver.dials.is_empty(), "it is dialled again");
+        };
+        runtime
+            .block_on(async { tokio::time::timeout(LATER, body).await })
+            .expect("it does not come to that");
+    }
+
+    async fn until(driver: &mut Driver, holds: impl Fn(&Driver) -> bool) {
+        while !holds(driver) {
+            let event = futures::StreamExt::select_next_some(&mut driver.swarm).await;
+            driver.on_event(event);
+        }
     }
 
     #[test]
