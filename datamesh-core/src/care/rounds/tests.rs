@@ -12,11 +12,7 @@ fn at(seconds: u64) -> Instant {
 
 /// An extent of which another says to have what the first node is to hold.
 fn claimed() -> ExtentPlan {
-    ExtentPlan {
-        claimed: vec![(0, NodeId::from_bytes([1; 32]))],
-        is_home: false,
-        ..ExtentPlan::settled()
-    }
+    ExtentPlan { claimed: vec![(0, NodeId::from_bytes([1; 32]))], is_home: false, ..ExtentPlan::settled() }
 }
 
 #[test]
@@ -45,7 +41,8 @@ fn what_is_at_home_is_waited_for_no_more() {
 
 #[test]
 fn no_more_claims_are_remembered_than_findings() {
-    let mut since: BTreeMap<ExtentId, Instant> = (0..MAX_FINDINGS).map(|number| (id(number), at(0))).collect();
+    let mut since: BTreeMap<ExtentId, Instant> =
+        (0..MAX_FINDINGS).map(|number| (id(number), at(0))).collect();
     assert!(!note_claims(&mut since, id(MAX_FINDINGS), &claimed(), at(3600)));
     assert_eq!(since.len(), MAX_FINDINGS);
     assert!(note_claims(&mut since, id(0), &claimed(), at(3600)));
