@@ -134,9 +134,8 @@ mod tests {
         }
         // Whoever is neither: nothing of this depends on it.
         let quiet = roster.quiet_since(&key, code);
-        let other = members.iter().map(|member| member.node);
-        let other =
-            other.filter(|node| !first.contains(node) && !homes.holders().contains(node)).last().unwrap();
+        let is_other = |node: &NodeId| !first.contains(node) && !homes.holders().contains(node);
+        let other = members.iter().map(|member| member.node).find(is_other).unwrap();
         let rest: Vec<Member> = members.iter().filter(|member| member.node != other).cloned().collect();
         roster.observe(&members, &rest, at(1000));
         assert_eq!(roster.quiet_since(&key, code), quiet);
