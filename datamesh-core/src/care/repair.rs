@@ -2,11 +2,12 @@
 //! goes where is decided elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::stream::{self, TryStreamExt};
+use futures::stream::{self, StreamExt};
 
 use crate::care::Audit;
 use crate::care::pace::Pace;
@@ -201,10 +202,20 @@ impl Mending<'_> {
                 segments.entry(position / total).or_default().push((index, target.node));
             }
         }
-        let work = segments.into_iter().map(|(segment, seats)| Ok(self.bring_segment(segment, seats)));
-        let all: Vec<Moved> = stream::iter(work).try_buffer_unordered(WINDOW).try_collect().await?;
+        let has_failed = &AtomicBool::new(false);
+        let work = segments.into_iter().map(|(segment, seats)| async move {
+            if has_failed.load(Ordering::Relaxed) {
+                return Ok(Moved::default());
+            }
+            let brought = self.bring_segment(segment, seats).await;
+            has_failed.fetch_or(brought.is_err(), Ordering::Relaxed);
+            brought
+        });
+        // Those that are under way when one fails are waited for: a holder that is told to forget what it is about to
+        // be given would keep that.
+        let all: Vec<Result<Moved>> = stream::iter(work).buffer_unordered(WINDOW).collect().await;
         for one in all {
-            moved.add(one);
+            moved.add(one?);
         }
         Ok(())
     }

@@ -26,13 +26,13 @@ struct Forbidden {
 }
 
 impl Node {
-    /// Drops what this peer staged and nothing uses.
+    /// Drops what this peer staged, nobody else did, and nothing uses.
     pub(super) async fn unstage(&self, from: NodeId, shards: Vec<ShardId>) -> Result<Reply> {
         check_count(shards.len())?;
         let _alone = self.gate.alone().await;
         let own: Vec<_> = {
-            let staging = self.staging();
-            shards.into_iter().filter(|shard| staging.is_from(shard, from)).collect()
+            let mut staging = self.staging();
+            shards.into_iter().filter(|shard| staging.withdraw(shard, from)).collect()
         };
         self.drop_staged(own).await?;
         Ok(Reply::Done)

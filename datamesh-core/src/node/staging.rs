@@ -10,13 +10,19 @@ use crate::ports::Instant;
 /// Shards that make room at a time: whoever needs room looks through all that is staged, and not for each shard anew.
 const EVICTED_AT_ONCE: usize = 64;
 
+/// Nodes of which it is known that they staged the same shard as another one before them: two may repair one extent,
+/// seldom more.
+const MAX_OTHERS: usize = 3;
+
 /// One staged shard.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Staged {
-    /// Who staged it first, and whose share it is part of.
+    /// Who staged it first of those who want it, and whose share it is part of.
     from: NodeId,
-    /// Whether others staged it as well, so that none of them can take it from the others.
-    is_shared: bool,
+    /// Who staged it as well. Bounded by [`MAX_OTHERS`].
+    others: Vec<NodeId>,
+    /// Whether there were more of them: it stays until it is old, since none may take it from another.
+    has_more: bool,
     at: Instant,
     len: u64,
 }
@@ -54,7 +60,12 @@ impl Staging {
     pub(super) fn insert(&mut self, shard: ShardId, from: NodeId, at: Instant, len: u64) -> Result<bool> {
         if let Some(staged) = self.shards.get_mut(&shard) {
             staged.at = at;
-            staged.is_shared |= staged.from != from;
+            if staged.from != from && !staged.others.contains(&from) {
+                staged.has_more |= staged.others.len() >= MAX_OTHERS;
+                if staged.others.len() < MAX_OTHERS {
+                    staged.others.push(from);
+                }
+            }
             return Ok(false);
         }
         if !self.fits(len) {
@@ -65,10 +76,8 @@ impl Staging {
             ));
         }
         self.bytes = self.bytes.saturating_add(len);
-        let share = self.shares.entry(from).or_default();
-        share.shards = share.shards.saturating_add(1);
-        share.bytes = share.bytes.saturating_add(len);
-        self.shards.insert(shard, Staged { from, is_shared: false, at, len });
+        add_share(&mut self.shares, from, len);
+        self.shards.insert(shard, Staged { from, others: Vec::new(), has_more: false, at, len });
         Ok(true)
     }
 
@@ -112,22 +121,29 @@ impl Staging {
     pub(super) fn remove(&mut self, shard: &ShardId) {
         let Some(staged) = self.shards.remove(shard) else { return };
         self.bytes = self.bytes.saturating_sub(staged.len);
-        if let Some(share) = self.shares.get_mut(&staged.from) {
-            share.shards = share.shards.saturating_sub(1);
-            share.bytes = share.bytes.saturating_sub(staged.len);
-            if share.shards == 0 {
-                self.shares.remove(&staged.from);
-            }
-        }
+        take_share(&mut self.shares, staged.from, staged.len);
     }
 
     pub(super) fn contains(&self, shard: &ShardId) -> bool {
         self.shards.contains_key(shard)
     }
 
-    /// Whether this node, and no other, staged the shard.
-    pub(super) fn is_from(&self, shard: &ShardId, from: NodeId) -> bool {
-        self.shards.get(shard).is_some_and(|staged| staged.from == from && !staged.is_shared)
+    /// Notes that this node wants the shard no more. Returns whether it had staged it and nobody else did, so that it may
+    /// go; it is still there then.
+    pub(super) fn withdraw(&mut self, shard: &ShardId, from: NodeId) -> bool {
+        let Some(staged) = self.shards.get_mut(shard) else { return false };
+        if staged.from != from {
+            staged.others.retain(|other| *other != from);
+            return false;
+        }
+        if staged.others.is_empty() {
+            return !staged.has_more;
+        }
+        staged.from = staged.others.remove(0);
+        let (next, len) = (staged.from, staged.len);
+        take_share(&mut self.shares, from, len);
+        add_share(&mut self.shares, next, len);
+        false
     }
 
     /// Up to `limit` shards that were staged `age` ago or longer.
@@ -139,6 +155,21 @@ impl Staging {
     /// Shards and their bytes.
     pub(super) fn totals(&self) -> (usize, u64) {
         (self.shards.len(), self.bytes)
+    }
+}
+
+fn add_share(shares: &mut BTreeMap<NodeId, Share>, node: NodeId, len: u64) {
+    let share = shares.entry(node).or_default();
+    share.shards = share.shards.saturating_add(1);
+    share.bytes = share.bytes.saturating_add(len);
+}
+
+fn take_share(shares: &mut BTreeMap<NodeId, Share>, node: NodeId, len: u64) {
+    let Some(share) = shares.get_mut(&node) else { return };
+    share.shards = share.shards.saturating_sub(1);
+    share.bytes = share.bytes.saturating_sub(len);
+    if share.shards == 0 {
+        shares.remove(&node);
     }
 }
 
@@ -209,14 +240,32 @@ mod tests {
     }
 
     #[test]
-    fn what_two_have_staged_is_neither_ones_alone() {
-        let mut staging = Staging::new(100, 1000);
-        assert!(staging.insert(shard(0), peer(1), at(0), 10).unwrap());
-        assert!(staging.is_from(&shard(0), peer(1)));
-        assert!(!staging.insert(shard(0), peer(2), at(1), 10).unwrap());
-        assert!(!staging.is_from(&shard(0), peer(1)) && !staging.is_from(&shard(0), peer(2)));
-        assert_eq!(sum(&staging), (1, 10));
-        staging.remove(&shard(0));
-        assert_eq!((sum(&staging), staging.totals()), ((0, 0), (0, 0)));
+    fn what_two_have_staged_goes_when_both_want_it_no_more() {
+        for (first, second) in [(peer(1), peer(2)), (peer(2), peer(1))] {
+            let mut staging = Staging::new(100, 1000);
+            assert!(staging.insert(shard(0), peer(1), at(0), 10).unwrap());
+            assert!(!staging.insert(shard(0), peer(2), at(1), 10).unwrap());
+            assert!(!staging.insert(shard(0), peer(2), at(1), 10).unwrap(), "sent twice");
+            assert!(!staging.withdraw(&shard(0), peer(3)), "a third one");
+            assert!(!staging.withdraw(&shard(0), first), "the other wants it");
+            assert!(!staging.withdraw(&shard(0), first), "asked twice");
+            assert_eq!(staging.shares.keys().collect::<Vec<_>>(), [&second]);
+            assert!(staging.withdraw(&shard(0), second));
+            assert_eq!((sum(&staging), staging.totals()), ((1, 10), (1, 10)));
+            staging.remove(&shard(0));
+            assert_eq!((sum(&staging), staging.totals()), ((0, 0), (0, 0)));
+        }
+    }
+
+    #[test]
+    fn what_more_have_staged_than_are_known_stays() {
+        for is_one_more in [false, true] {
+            let mut staging = Staging::new(100, 1000);
+            let all = (0..=MAX_OTHERS + usize::from(is_one_more)).map(|number| peer(number as u8));
+            all.clone().for_each(|node| drop(staging.insert(shard(0), node, at(0), 10)));
+            let may_go: Vec<bool> = all.map(|node| staging.withdraw(&shard(0), node)).collect();
+            assert_eq!(may_go.contains(&true), !is_one_more, "{may_go:?}");
+            assert_eq!(sum(&staging), (1, 10));
+        }
     }
 }

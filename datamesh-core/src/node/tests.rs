@@ -150,13 +150,16 @@ fn only_the_peer_that_staged_can_unstage() {
     }
     let again = Request::Stage { shard: ShardId::of(&shared) };
     block_on(fixture.node.handle(BOB, again, shared.clone()));
-    let unstage = || Request::Unstage { shards: [&own, &used, &shared].map(|b| ShardId::of(b)).to_vec() };
-    block_on(fixture.node.handle(BOB, unstage(), Bytes::new()));
-    assert!(fixture.has(&own) && fixture.has(&shared));
-    assert_eq!(fixture.reply(unstage(), ""), Reply::Done);
+    let unstage = |all: &[&Bytes]| Request::Unstage { shards: all.iter().map(|b| ShardId::of(b)).collect() };
+    block_on(fixture.node.handle(BOB, unstage(&[&own, &used]), Bytes::new()));
+    assert!(fixture.has(&own), "another's");
+    assert_eq!(fixture.reply(unstage(&[&own, &used, &shared]), ""), Reply::Done);
     assert!(!fixture.has(&own), "its own");
     assert!(fixture.has(&used), "an extent uses it");
     assert!(fixture.has(&shared), "another peer staged it too");
+    block_on(fixture.node.handle(BOB, unstage(&[&used, &shared]), Bytes::new()));
+    assert!(!fixture.has(&shared), "nobody wants it any more");
+    assert!(fixture.has(&used));
     assert_eq!(fixture.held(&layout), Some(vec![0, 1, 2]));
 }
 

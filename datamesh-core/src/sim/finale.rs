@@ -108,8 +108,7 @@ impl Play {
     }
 
     fn staged(&self) -> Vec<usize> {
-        let meshes = (0..self.sim.len()).filter_map(|node| self.sim.mesh(node).ok());
-        meshes.map(|mesh| mesh.staged().0).collect()
+        (0..self.sim.len()).map(|node| self.sim.staged(node)).collect()
     }
 
     async fn put_in_calm(self: &Arc<Self>, draws: &mut Draws, node: usize) {

@@ -29,6 +29,11 @@ fn shards_that_are_lost_in_different_stripes_do_not_add_up() {
 }
 
 #[test]
+fn what_cannot_be_repaired_leaves_nothing_staged() {
+    each(3, beyond_repair);
+}
+
+#[test]
 fn a_disk_that_gives_nothing_is_no_holder_until_it_does() {
     each(2, blind_disk);
 }

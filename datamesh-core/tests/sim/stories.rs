@@ -170,6 +170,29 @@ pub(crate) fn scattered_losses(seed: u64) -> std::result::Result<(), String> {
     })
 }
 
+/// One segment is lost on so many disks that of some objects nothing of it can be made anew, and a node is lost for good:
+/// what is tried in vain, again and again, leaves nothing on those who were to take it.
+pub(crate) fn beyond_repair(seed: u64) -> std::result::Result<(), String> {
+    tell(builder(seed).nodes(9), |sim| async move {
+        let all = put_some(&sim, 12).await?;
+        sim.sleep(3 * MINUTE).await;
+        for node in 1..5 {
+            must!(sim.lose_segment(node, 2) > 0, "node {node} has no shard of segment 2");
+        }
+        sim.crash(0);
+        sim.sleep(30 * MINUTE).await;
+        let margins: Vec<_> = healths(&sim, 8, &all).await?.iter().map(|health| health.margin).collect();
+        must!(margins.contains(&None), "margins of {margins:?}");
+        let mut seen = Vec::new();
+        for _ in 0..20 {
+            sim.sleep(Duration::from_secs(7)).await;
+            seen.push((1..9).map(|node| sim.staged(node)).sum::<usize>());
+        }
+        must!(seen.contains(&0), "shards that wait for their commit: {seen:?}");
+        Ok(())
+    })
+}
+
 /// A node is lost for good: nothing moves within its grace time, then all that it held is rebuilt, each stripe read
 /// once.
 pub(crate) fn lost_node(seed: u64) -> std::result::Result<(), String> {

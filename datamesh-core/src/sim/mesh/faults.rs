@@ -59,6 +59,11 @@ impl SimMesh {
         self.medium(node).map_or(0, |medium| lock(&medium).blobs_after(None).count())
     }
 
+    /// How many shards wait for their commit on a node; none where it does not run.
+    pub fn staged(&self, node: usize) -> usize {
+        self.mesh(node).map_or(0, |mesh| mesh.staged().0)
+    }
+
     /// How many shards on a node's disk are not what their names say, or cannot be read.
     pub fn rotten_shards(&self, node: usize) -> usize {
         self.medium(node).map_or(0, |medium| lock(&medium).rotten())
