@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use common::clock::Shifted;
 use common::lab::{Dial, Disk, FaultyStore, FaultyTransport};
-use common::{PATIENCE, noise, run, until_alone, within};
+use common::{PATIENCE, clock_off_by, noise, run, until_alone, within};
 use datamesh::format::{Epochs, KeyName, Refusal, Reply, Request};
 use datamesh::ports::{Identity, Message, Timestamp, Transport};
 use datamesh::runtime::NativeRuntime;
@@ -452,7 +451,7 @@ fn a_client_that_reaches_no_member_does_not_say_that_somebody_is_revoked() {
 #[test]
 fn a_certificate_that_has_ended_does_not_count_again_when_the_clock_goes_back() {
     run(async {
-        let (network, admission, clock) = (MemoryNetwork::new(), authority(1), Shifted::by(0));
+        let (network, admission, clock) = (MemoryNetwork::new(), authority(1), clock_off_by(0));
         let own = certificate(&admission, identity(0).node_id(), "zone-0");
         let mesh = node(&network, 0).runtime(clock.clone()).admission([admission.key()]).certificate(own);
         let mesh = mesh.open().await.unwrap();

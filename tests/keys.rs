@@ -5,9 +5,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::clock::Shifted;
 use common::lab::FaultyStore;
-use common::{PATIENCE, memory_mesh, memory_mesh_on, run, within};
+use common::{PATIENCE, clock_off_by, memory_mesh, memory_mesh_on, run, within};
 use datamesh::ports::Storage;
 use datamesh::{ErrorKind, Event, Events, KeyRing, MemoryNetwork, Mesh, MeshKey};
 use futures::StreamExt;
@@ -96,7 +95,7 @@ fn a_node_keeps_that_a_key_has_ended() {
         };
         assert_eq!(earlier().await, 1);
         for (clock, known) in [(0, 1), (7_200_000, 0), (0, 0)] {
-            let runtime = Shifted::by(clock);
+            let runtime = clock_off_by(clock);
             open().storage(store.clone()).runtime(runtime).open().await.unwrap().shutdown().await.unwrap();
             assert_eq!(earlier().await, known, "{clock}");
         }
@@ -109,7 +108,8 @@ fn a_node_whose_clock_is_behind_does_not_change_the_key() {
     run(async {
         let network = MemoryNetwork::new();
         let nodes = memory_mesh_on(&network, 2).await;
-        let behind = datamesh::builder().network(&network).capacity(1 << 40).runtime(Shifted::by(-3_600_000));
+        let behind =
+            datamesh::builder().network(&network).capacity(1 << 40).runtime(clock_off_by(-3_600_000));
         let behind = behind.join(nodes[0].ticket().unwrap()).open().await.unwrap();
         behind.wait_for_nodes(3, PATIENCE).await.unwrap();
         let error = behind.rotate_key(HOUR).await.unwrap_err();

@@ -7,10 +7,10 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use clap::Args;
-use datamesh::ports::{Instant, Job, Runtime, Task, Timestamp};
 use datamesh::runtime::NativeRuntime;
 use datamesh::store::{DiskOptions, DiskStore};
 use datamesh::{Builder, CareOptions, Margins, Mesh, NodeId, TransportPreference};
+use datamesh_core::testing::clock::ShiftedClock;
 use futures::executor::block_on;
 use serde_json::{Value, json};
 
@@ -113,7 +113,7 @@ pub(crate) fn run(directory: &Path, told: &Told) -> Result<()> {
         .with_scrub_period(SCRUB_PERIOD);
     let mut disk = DiskOptions::default();
     disk.cache_bytes = CACHE_BYTES;
-    let runtime = Shifted { runtime: NativeRuntime::shared()?, by: told.clock };
+    let runtime = ShiftedClock::new(NativeRuntime::shared()?, told.clock);
     let mut builder = networked()
         .path(directory)
         .storage(DiskStore::open(directory, disk)?)
@@ -140,35 +140,4 @@ pub(crate) fn run(directory: &Path, told: &Told) -> Result<()> {
         }
     }
     Ok(block_on(mesh.shutdown())?)
-}
-
-/// A runtime whose wall clock is off.
-#[derive(Debug)]
-struct Shifted {
-    runtime: Arc<dyn Runtime>,
-    by: i64,
-}
-
-impl Runtime for Shifted {
-    fn spawn(&self, task: Task) -> datamesh::Result<()> {
-        self.runtime.spawn(task)
-    }
-    fn spawn_blocking(&self, job: Job) -> datamesh::Result<()> {
-        self.runtime.spawn_blocking(job)
-    }
-    fn sleep_until(&self, deadline: Instant) -> Task {
-        self.runtime.sleep_until(deadline)
-    }
-    fn now(&self) -> Instant {
-        self.runtime.now()
-    }
-    fn wall_time(&self) -> Timestamp {
-        Timestamp(self.runtime.wall_time().0.saturating_add_signed(self.by))
-    }
-    fn fill_random(&self, bytes: &mut [u8]) -> datamesh::Result<()> {
-        self.runtime.fill_random(bytes)
-    }
-    fn parallelism(&self) -> usize {
-        self.runtime.parallelism()
-    }
 }

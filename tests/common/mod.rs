@@ -2,14 +2,15 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper that fails fails its test")]
 
-pub(crate) mod clock;
 pub(crate) mod lab;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use datamesh::runtime::NativeRuntime;
 use datamesh::{MemoryNetwork, Mesh};
+use datamesh_core::testing::clock::ShiftedClock;
 
 /// How long anything in a test may take before it counts as hung.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,6 +29,11 @@ pub(crate) fn run_for<T>(limit: Duration, body: impl Future<Output = T>) -> T {
 pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> T {
     let runtime = NativeRuntime::shared().unwrap();
     runtime.timeout(limit, work).await.unwrap_or_else(|_| panic!("hung: still pending after {limit:?}"))
+}
+
+/// A runtime whose wall clock is off by so many milliseconds.
+pub(crate) fn clock_off_by(milliseconds: i64) -> Arc<ShiftedClock> {
+    Arc::new(ShiftedClock::new(NativeRuntime::shared().unwrap(), milliseconds))
 }
 
 /// Waits until a node is connected to no other.

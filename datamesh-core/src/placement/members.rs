@@ -195,8 +195,9 @@ pub(super) mod tests {
         (0..number).map(|i| Member { node: node(i), zone: zone(i), capacity: 1 << 40 }).collect()
     }
 
+    /// Signs with what is no signature.
     #[derive(Debug)]
-    struct Signer(NodeId);
+    pub(crate) struct Signer(pub(crate) NodeId);
 
     impl Identity for Signer {
         fn node_id(&self) -> NodeId {

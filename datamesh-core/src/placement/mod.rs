@@ -19,6 +19,8 @@ mod zone_margins;
 pub use assign::Assignment;
 pub use durability::{DurabilityModel, DurabilityReport, MAX_NINES, durability};
 pub use margin::{margin, zone_margin};
+#[cfg(test)]
+pub(crate) use members::tests::Signer;
 pub use members::{MAX_MEMBERS, Member, MemberTable, Merge};
 pub use plan::{Plan, plan};
 pub(crate) use prompt::{slow_ones, without_slow};

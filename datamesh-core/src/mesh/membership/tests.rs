@@ -1,23 +1,10 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::placement::{MAX_MEMBERS, MemberTable};
-use crate::ports::{Identity, Signature};
+use crate::placement::{MAX_MEMBERS, MemberTable, Signer};
 
 /// Draws after which every member of the fullest table has been told: each tells one in 32 of them.
 const DRAWS: u64 = 600;
-
-#[derive(Debug)]
-struct Signer(NodeId);
-
-impl Identity for Signer {
-    fn node_id(&self) -> NodeId {
-        self.0
-    }
-    fn sign(&self, _message: &[u8]) -> Signature {
-        [7; 64]
-    }
-}
 
 fn hash(number: u64) -> [u8; 32] {
     *blake3::hash(&number.to_le_bytes()).as_bytes()
