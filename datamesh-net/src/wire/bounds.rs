@@ -219,7 +219,7 @@ fn replies_that_nobody_reads(change: impl Fn(&mut Limits, usize), other_peer: u8
             let bench = Bench::new(|limits| change(limits, LONGEST + room));
             let other = bench.other(other_peer);
             let mut lazy = bench.stream();
-            let [mut second, mut third, mut fourth] = [(); 3].map(|()| other.stream());
+            let [mut second, mut third, mut fourth, mut fifth] = [(); 4].map(|()| other.stream());
             frame::write(&mut lazy, Kind::Request, &Message::default()).await.unwrap();
             bench.next().await.reply.send(message(MAX_HEAD_LEN, MAX_BODY_LEN));
             // Its header tells that it has begun; the rest is never read.
@@ -243,6 +243,14 @@ fn replies_that_nobody_reads(change: impl Fn(&mut Limits, usize), other_peer: u8
             // A large one waits for the others.
             bench.next().await.reply.send(message(40, LARGE - 40));
             assert!(timeout(SHORT, frame::read_header(&mut fourth)).await.is_err());
+            // It does not keep those from passing that are small, and of large ones no more than one waits so.
+            for (bytes, kind) in [(SMALL, Kind::Reply), (LARGE, Kind::GaveUp), (SMALL, Kind::Reply)] {
+                frame::write(&mut fifth, Kind::Request, &Message::default()).await.unwrap();
+                bench.next().await.reply.send(message(40, bytes - 40));
+                let header = frame::read_header(&mut fifth).await.unwrap().unwrap();
+                assert_eq!(header.kind, kind, "{bytes} bytes");
+                frame::read_message(&mut fifth, &header, &bench.shared.buffers).await.unwrap();
+            }
             // Whoever hangs up makes room.
             drop(lazy);
             frame::read_header(&mut second).await.unwrap().unwrap();

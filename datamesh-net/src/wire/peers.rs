@@ -226,6 +226,8 @@ pub(crate) struct Peer {
     pub(crate) calls: async_lock::Semaphore,
     /// Requests of the peer that are handled.
     pub(crate) requests: Semaphore,
+    /// A large reply to the peer that waits for room: no more than one.
+    pub(crate) waits: Semaphore,
     known: AtomicBool,
     session: Mutex<Option<Arc<Session>>>,
 }
@@ -237,6 +239,7 @@ impl Peer {
             bytes: Budgets::of(|| Budget::of_peer(limits.bytes_per_peer)),
             calls: async_lock::Semaphore::new(limits.calls_per_peer),
             requests: Semaphore::new(limits.requests_per_peer),
+            waits: Semaphore::new(1),
             known: AtomicBool::new(false),
             session: Mutex::default(),
         }

@@ -52,13 +52,27 @@ async fn request(shared: &Shared, peer: &Peer, stream: &mut Stream) -> io::Resul
     let turn = in_grace(limits, budget::turn(budgets)).await?;
     let Some((kind, reply)) = answer(shared, peer, stream, message).await? else { return Ok(false) };
     let bytes = Header::of(kind, &reply).message_len();
+    let (turn, _waits) = match turn {
+        // A large one waits without what is kept for small ones, and one at a time.
+        Some(_kept) if bytes > budget::SMALL => match peer.waits.try_acquire() {
+            Ok(waits) => (None, Some(waits)),
+            Err(_) => return gives_up(stream, limits).await,
+        },
+        turn => (turn, None),
+    };
     let _bytes = match turn {
-        Some(kept) if bytes <= budget::SMALL => (Some(kept), None),
-        turn => (turn, Some(in_grace(limits, budget::take(budgets, bytes)).await?)),
+        Some(kept) => (Some(kept), None),
+        None => (None, Some(in_grace(limits, budget::take(budgets, bytes)).await?)),
     };
     let bytes = bytes.saturating_add(frame::HEADER_LEN);
     frame::write(&mut Paced::new(stream, limits, bytes), kind, &reply).await?;
     Ok(true)
+}
+
+/// Says that a request is not answered; the stream goes on.
+async fn gives_up(stream: &mut Stream, limits: &Limits) -> io::Result<bool> {
+    let mut paced = Paced::new(stream, limits, frame::HEADER_LEN);
+    frame::write(&mut paced, Kind::GaveUp, &Message::default()).await.map(|()| true)
 }
 
 /// Hands a request over and waits for its reply; `None` when the caller went away first.
