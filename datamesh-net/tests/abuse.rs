@@ -6,10 +6,10 @@ mod common;
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::nodes::{LIMIT, TCP, echo, limits};
 use common::run;
@@ -23,6 +23,9 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 const FLOOD: usize = 10_000;
 const HELD: usize = 500;
 const HELD_ON_THIS_MACHINE: usize = 128;
+
+/// The places there are for handshakes.
+const PLACES: usize = 64;
 
 /// How many of them must come to be for it to be a flood: the system may refuse some itself.
 const CONNECTED: usize = 9_000;
@@ -103,6 +106,29 @@ fn stranger(port: u16) -> std::io::Result<TcpStream> {
     Ok(stranger.into())
 }
 
+/// Whether the other end has closed a connection.
+fn has_ended(mut stranger: &TcpStream) -> bool {
+    stranger.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 64];
+    loop {
+        match stranger.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// Serves a friend until so many of the strangers' connections are open.
+async fn until_open<T: Transport>(held: &VecDeque<TcpStream>, count: usize, ours: &T, friend: &T) {
+    let open = || held.iter().filter(|stranger| !has_ended(stranger)).count();
+    let begun = Instant::now();
+    while open() != count {
+        assert!(begun.elapsed() < LIMIT / 4, "{} strangers are connected, and not {count}", open());
+        echo(friend, ours).await;
+    }
+}
+
 #[test]
 fn ten_thousand_half_open_connections_over_tcp() {
     use common::nodes::libp2p::{config, port};
@@ -116,7 +142,10 @@ fn ten_thousand_half_open_connections_over_tcp() {
         if IS_ELSEWHERE {
             // They hold all the places that there are, and make room for who comes from elsewhere.
             held.extend((0..HELD).map(|_| stranger(port).unwrap()));
+            until_open(&held, PLACES, &ours, &friend).await;
             lets_in(&ours, &late, 1).await;
+            // One of them is told to go long before its handshake has to end.
+            until_open(&held, PLACES - 1, &ours, &friend).await;
             drop(held);
         } else {
             // Whoever hangs up makes room; until then, those in their handshake have all of it.

@@ -76,13 +76,9 @@ fn is_refusal(error: &DialError) -> bool {
 
 /// How the connection was lost in the Noise handshake, if it was.
 fn hung_up(cause: &(dyn StdError + 'static)) -> Option<io::ErrorKind> {
-    use io::ErrorKind as Io;
     let Some(noise::Error::Io(error)) = cause.downcast_ref::<noise::Error>() else { return None };
-    let is_lost = matches!(
-        error.kind(),
-        Io::UnexpectedEof | Io::ConnectionReset | Io::ConnectionAborted | Io::BrokenPipe | Io::TimedOut
-    );
-    is_lost.then(|| error.kind())
+    // What cannot be deciphered is told as data that is not valid; all else is the connection's.
+    (error.kind() != io::ErrorKind::InvalidData).then(|| error.kind())
 }
 
 /// An error and its causes.
@@ -142,9 +138,9 @@ mod tests {
     #[test]
     fn who_hangs_up_in_the_handshake_has_not_another_key() {
         use io::ErrorKind as Io;
-        for kind in
-            [Io::UnexpectedEof, Io::ConnectionReset, Io::ConnectionAborted, Io::BrokenPipe, Io::TimedOut]
-        {
+        let lost =
+            [Io::UnexpectedEof, Io::ConnectionReset, Io::ConnectionAborted, Io::BrokenPipe, Io::TimedOut];
+        for kind in lost.into_iter().chain([Io::HostUnreachable, Io::NetworkDown, Io::PermissionDenied]) {
             let error = failed(noise::Error::Io(kind.into()));
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{kind}: {error}");
             assert!(error.to_string().contains(&format!("hung up in the handshake ({kind})")), "{error}");

@@ -24,13 +24,16 @@ use libp2p::core::transport::{DialOpts, PortUse, Transport as _};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId, noise, tcp};
-use yamux::Stream;
 
 use super::buffered::Buffered;
+use super::counted::Counted;
 use super::gate::Gate;
 use super::muxer::{Muxer, Yamux};
 use super::proof::{self, Keys, Own, Role, noise_prologue};
 use super::{Libp2pConfig, Libp2pTransport, Limits};
+
+/// A stream of a member.
+type Stream = Counted<yamux::Stream>;
 
 const MESH: [u8; 32] = [7; 32];
 const LIMIT: Duration = Duration::from_secs(20);

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use either::Either;
@@ -21,6 +21,8 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
+use super::allowance::Allowance;
+
 /// Addresses that peers claim to have seen this node at, and that are looked into; the rest is ignored.
 const MAX_CANDIDATES: usize = 64;
 
@@ -32,12 +34,21 @@ const MAX_CANDIDATES: usize = 64;
 pub(super) struct Gate {
     takes: AtomicBool,
     opens: AtomicBool,
+    /// What is lifted by the proof.
+    allowance: OnceLock<Arc<Allowance>>,
 }
 
 impl Gate {
+    /// Until the proof no more is read of the connection than it is allowed.
+    pub(super) fn allow(&self, allowance: Option<Arc<Allowance>>) {
+        // Told once, before the connection is made.
+        allowance.into_iter().for_each(|allowance| drop(self.allowance.set(allowance)));
+    }
+
     /// The peer has proved the mesh key: its streams are taken from now on.
     pub(super) fn take(&self) {
         self.takes.store(true, Ordering::Release);
+        self.allowance.get().into_iter().for_each(|allowance| allowance.lift());
     }
 
     /// The peer takes streams too.

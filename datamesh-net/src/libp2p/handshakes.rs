@@ -5,7 +5,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use futures::FutureExt;
@@ -14,17 +14,36 @@ use libp2p::Multiaddr;
 use libp2p::core::Transport;
 use libp2p::core::transport::{DialOpts, ListenerId, TransportError, TransportEvent};
 
-/// Ends the handshake that was told of last. The swarm asks its behaviours about it before it hears of the next.
+use super::allowance::Allowance;
+
+/// What the transports leave of a connection that came in.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    /// Ends its handshake.
+    pub(super) handshake: Option<AbortHandle>,
+    /// Lifted when its peer has proved the mesh key.
+    pub(super) allowance: Option<Arc<Allowance>>,
+}
+
+/// The connection that was told of last. The swarm asks its behaviours about it before it hears of the next.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Newest(Arc<Mutex<Option<AbortHandle>>>);
+pub(super) struct Newest(Arc<Mutex<Incoming>>);
 
 impl Newest {
-    pub(super) fn take(&self) -> Option<AbortHandle> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn incoming(&self) -> MutexGuard<'_, Incoming> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn put(&self, handle: AbortHandle) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+    pub(super) fn take(&self) -> Incoming {
+        std::mem::take(&mut *self.incoming())
+    }
+
+    pub(super) fn put_handshake(&self, handle: AbortHandle) {
+        self.incoming().handshake = Some(handle);
+    }
+
+    pub(super) fn put_allowance(&self, allowance: Arc<Allowance>) {
+        self.incoming().allowance = Some(allowance);
     }
 }
 
@@ -72,7 +91,7 @@ impl<T: Transport<Error = io::Error> + Unpin> Transport for Handshakes<T> {
         let Self { inner, newest } = &mut *self;
         let upgrade = |upgrade| {
             let (handle, registration) = AbortHandle::new_pair();
-            newest.put(handle);
+            newest.put_handshake(handle);
             Abortable::new(upgrade, registration).map(ended as Ended<T::Output>)
         };
         Pin::new(inner).poll(context).map(|event| event.map_upgrade(upgrade))

@@ -9,9 +9,11 @@
 //!   time; the pool grows while all of its streams wait for slow handlers.
 //! - **What is bounded.** See [`Limits`].
 
+mod allowance;
 mod behaviour;
 mod buffered;
 mod config;
+mod counted;
 mod dials;
 mod discovery;
 mod driver;
@@ -45,6 +47,7 @@ mod scope;
 mod start;
 #[cfg(all(test, feature = "kad", feature = "quic"))]
 mod strangers;
+mod trickle;
 
 use std::fmt;
 use std::sync::Arc;

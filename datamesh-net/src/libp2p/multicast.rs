@@ -389,8 +389,11 @@ mod tests {
         let other: std::net::UdpSocket = other.into();
         let (ear, mouth) = (ear().unwrap(), mouth(Ipv4Addr::LOCALHOST).unwrap());
         assert_ne!(mouth.local_addr().unwrap().as_socket().unwrap().port(), PORT);
-        let answers = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        answers.send_to(b"answer", (Ipv4Addr::LOCALHOST, PORT)).unwrap();
+        // From many ports: where sockets share one, the system chooses by whom it is from.
+        for _ in 0..32 {
+            let answers = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            answers.send_to(b"answer", (Ipv4Addr::LOCALHOST, PORT)).unwrap();
+        }
         if cfg!(target_os = "linux") {
             // It may be read by yet another program that shares the port, and by nobody of this one.
             for own in [ear, mouth] {

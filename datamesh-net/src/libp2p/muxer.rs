@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::iter;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready as ready_or_return};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use yamux::{Config, Connection, ConnectionError, Mode, Stream};
 
+use super::counted::{Counted, Living};
+use super::trickle::Trickle;
 use crate::wire::limits::Limits;
 
 /// The most that one frame carries: with its header it fits one Noise message of 63 KiB.
@@ -39,6 +42,10 @@ const FAST_PEERS: usize = 16;
 /// Streams that a peer opened and the swarm has not taken yet, for it is negotiating about so many others: each may hold a
 /// window. More are reset.
 const MAX_WAITING: usize = 16;
+
+/// Places that no stream of this node takes, for Yamux ends the connection where it opens one too many: the streams of a
+/// peer come without being asked for, and one that has ended here is still counted until the connection is driven.
+const KEPT_FREE: usize = 16;
 
 /// How long a connection that is closed may take to write what it had still to say. To a peer that reads no more, or is
 /// gone, it never ends; dropping the connection then closes its socket all the same.
@@ -77,8 +84,16 @@ impl Yamux {
         config.set_split_send_size(FRAME_LEN);
         config.set_max_num_streams(self.streams);
         config.set_max_connection_receive_window(Some(self.window));
-        let connection = Connection::new(io, config, mode);
-        Muxer { connection, waiting: VecDeque::new(), waker: None, farewell: None, patience: FAREWELL }
+        let connection = Connection::new(Trickle::new(io), config, mode);
+        Muxer {
+            connection,
+            living: Arc::default(),
+            most: self.streams.saturating_sub(KEPT_FREE).max(1),
+            waiting: VecDeque::new(),
+            waker: None,
+            farewell: None,
+            patience: FAREWELL,
+        }
     }
 }
 
@@ -113,9 +128,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> OutboundConnectionUpgrade<C> for Yamux {
 
 /// One connection's streams.
 pub(super) struct Muxer<C> {
-    connection: Connection<C>,
+    connection: Connection<Trickle<C>>,
+    living: Arc<Living>,
+    /// Streams that there may be when this node opens one more.
+    most: usize,
     /// Streams that came while the connection was driven for another's sake.
-    waiting: VecDeque<Stream>,
+    waiting: VecDeque<Counted<Stream>>,
     waker: Option<Waker>,
     /// Begins with the close.
     farewell: Option<Delay>,
@@ -124,19 +142,34 @@ pub(super) struct Muxer<C> {
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
     /// Drives the connection until a stream comes in.
-    fn poll_connection(&mut self, context: &mut Context<'_>) -> Poll<Result<Stream, ConnectionError>> {
-        self.connection.poll_next_inbound(context).map(|next| next.unwrap_or(Err(ConnectionError::Closed)))
+    fn poll_connection(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Counted<Stream>, ConnectionError>> {
+        let next = ready_or_return!(self.connection.poll_next_inbound(context));
+        let stream = next.unwrap_or(Err(ConnectionError::Closed))?;
+        Poll::Ready(Ok(Counted::new(stream, &self.living)))
+    }
+
+    /// Drives the connection, and keeps the stream that comes in, if one does.
+    fn drive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+        let stream = ready_or_return!(self.poll_connection(context))?;
+        if self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back(stream);
+            self.waker.take().into_iter().for_each(Waker::wake);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
-    type Substream = Stream;
+    type Substream = Counted<Stream>;
     type Error = ConnectionError;
 
     fn poll_inbound(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Stream, ConnectionError>> {
+    ) -> Poll<Result<Counted<Stream>, ConnectionError>> {
         if let Some(stream) = self.waiting.pop_front() {
             return Poll::Ready(Ok(stream));
         }
@@ -150,8 +183,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
     fn poll_outbound(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Stream, ConnectionError>> {
-        self.connection.poll_new_outbound(context)
+    ) -> Poll<Result<Counted<Stream>, ConnectionError>> {
+        // One that has ended counts until the connection hears of it.
+        if let Poll::Ready(driven) = self.drive(context) {
+            driven?;
+            context.waker().wake_by_ref();
+        }
+        if self.living.are(self.most, context) {
+            return Poll::Pending;
+        }
+        let stream = ready_or_return!(self.connection.poll_new_outbound(context))?;
+        Poll::Ready(Ok(Counted::new(stream, &self.living)))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
@@ -167,11 +209,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Result<StreamMuxerEvent, ConnectionError>> {
-        let stream = ready_or_return!(self.poll_connection(context))?;
-        if self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back(stream);
-            self.waker.take().into_iter().for_each(Waker::wake);
-        }
+        ready_or_return!(self.drive(context))?;
         // There may be more to drive, and others get their turn before.
         context.waker().wake_by_ref();
         Poll::Pending
@@ -318,6 +356,36 @@ mod tests {
         assert_eq!(of(usize::MAX, usize::MAX, usize::MAX), (4096, 1024 + 32));
     }
 
+    #[test]
+    fn who_opens_too_many_streams_waits_until_one_ends() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let mut server = yamux().start(Socket::new(theirs), Mode::Server);
+            tokio::spawn(async move {
+                let mut streams = Vec::new();
+                while let Ok(stream) = poll_fn(|context| Pin::new(&mut server).poll_inbound(context)).await {
+                    streams.push(stream);
+                }
+            });
+            let mut client = yamux().start(Socket::new(ours), Mode::Client);
+            let mut streams = VecDeque::new();
+            // Many times as many as there may be.
+            for _ in 0..10 * client.most {
+                let mut opened = poll_fn(|context| Pin::new(&mut client).poll_outbound(context));
+                if let Poll::Ready(stream) = futures::poll!(&mut opened) {
+                    streams.push_back(stream.unwrap());
+                    continue;
+                }
+                let ends = async { drop(streams.pop_front()) };
+                let stream = futures::join!(opened, ends).0;
+                streams.push_back(stream.unwrap());
+                assert!(streams.len() <= yamux().streams - KEPT_FREE);
+            }
+            assert_eq!(streams.len(), yamux().streams - KEPT_FREE);
+        });
+    }
+
     /// Reads so much of each stream that comes, and then no more.
     async fn read_a_little<C: AsyncRead + AsyncWrite + Unpin + 'static>(
         mut muxer: Muxer<C>,
@@ -360,7 +428,8 @@ mod tests {
             let mut client = yamux.start(Socket::new(ours), Mode::Client);
             let mut writing = Vec::new();
             for _ in 0..yamux.streams {
-                let opened = poll_fn(|context| Pin::new(&mut client).poll_outbound(context)).await;
+                // Not driven yet, which would answer the first ping.
+                let opened = poll_fn(|context| client.connection.poll_new_outbound(context)).await;
                 let mut stream = opened.unwrap();
                 writing.push(async move {
                     let (chunk, mut written) = (vec![7; 64 << 10], 0);

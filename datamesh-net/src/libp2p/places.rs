@@ -23,7 +23,7 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 
 use super::gate::{Gate, Gates};
-use super::handshakes::Newest;
+use super::handshakes::{Incoming, Newest};
 use crate::wire::limits::Limits;
 
 /// Denies connections over the limits.
@@ -151,9 +151,10 @@ impl NetworkBehaviour for Places {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        let (from, handshake) = (origin(remote), self.newest.take());
+        let (from, Incoming { handshake, allowance }) = (origin(remote), self.newest.take());
         self.check_unproved(from)?;
         let (gate, peer, is_given_up) = (self.gates.of(connection), None, false);
+        gate.allow(allowance);
         self.unproved.insert(connection, Unproved { gate, from, handshake, peer, is_given_up });
         Ok(())
     }
@@ -304,7 +305,7 @@ mod tests {
             if is_incoming {
                 let (handle, _) = AbortHandle::new_pair();
                 self.handshakes.insert(connection, handle.clone());
-                self.places.newest.put(handle);
+                self.places.newest.put_handshake(handle);
                 self.places.handle_pending_inbound_connection(connection, address, address)?;
             } else {
                 self.places.handle_pending_outbound_connection(connection, None, &[], Endpoint::Dialer)?;

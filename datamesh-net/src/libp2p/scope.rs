@@ -64,6 +64,12 @@ fn is_self_given(address: &Multiaddr) -> bool {
     matches!(address.iter().next(), Some(Protocol::Ip4(ip)) if ip.is_link_local())
 }
 
+/// Whether an address is of the networks that containers are given: a machine may have many of them, and others reach
+/// it by none.
+fn is_of_containers(address: &Multiaddr) -> bool {
+    matches!(address.iter().next(), Some(Protocol::Ip4(ip)) if matches!(ip.octets(), [172, 16..32, ..]))
+}
+
 pub(super) fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
 }
@@ -75,15 +81,17 @@ pub(super) fn lacks_zone(address: &Multiaddr) -> bool {
 }
 
 /// Those of a node's own addresses that others are told: all of the widest scope that lead anywhere, direct ones first
-/// and what a machine without a DHCP server gave itself last. The mesh takes no more than so many of them, so the same
-/// addresses are told in the same order, whichever interface came first.
+/// and last what is likely of containers, and what a machine without a DHCP server gave itself. The mesh takes no more
+/// than so many of them, so the same addresses are told in the same order, whichever interface came first.
 pub(super) fn announced(own: impl IntoIterator<Item = Multiaddr>) -> Vec<Multiaddr> {
     let mut own: Vec<_> = own.into_iter().filter(|address| !lacks_zone(address)).collect();
     let widest = own.iter().map(scope).max();
     own.retain(|address| Some(scope(address)) == widest);
     let mut seen = std::collections::BTreeSet::new();
     own.retain(|address| seen.insert(address.to_vec()));
-    own.sort_by_cached_key(|address| (is_relayed(address), is_self_given(address), address.to_vec()));
+    own.sort_by_cached_key(|address| {
+        (is_relayed(address), is_self_given(address), is_of_containers(address), address.to_vec())
+    });
     own
 }
 
@@ -151,6 +159,8 @@ mod tests {
             "/ip4/192.168.0.2/tcp/1",
             "/ip4/192.168.0.2/udp/1/quic-v1",
             "/ip6/fd00::1/tcp/1",
+            "/ip4/172.17.0.1/tcp/1",
+            "/ip4/172.31.0.1/tcp/1",
             "/ip4/169.254.3.4/tcp/1",
         ];
         let mut other = ordered;

@@ -12,12 +12,13 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId, Swarm, identify, noise, ping, swarm, tcp};
 
+use super::allowance::Allowing;
 use super::behaviour::{Behaviour, Mesh};
 use super::buffered::Buffered;
 use super::config::Libp2pConfig;
 use super::driver::{Driver, Target};
 use super::gate::{Admits, Gated, Gates};
-use super::handshakes::Handshakes;
+use super::handshakes::{Handshakes, Newest};
 #[cfg(feature = "quic")]
 use super::muxer::OTHER_STREAMS;
 use super::muxer::Yamux;
@@ -96,13 +97,15 @@ pub(super) async fn driver(
 /// A swarm, and what else is made of the configuration.
 fn swarm(keys: Keypair, config: &Libp2pConfig, shared: &Arc<Shared>, own: Own) -> Result<Swarm<Behaviour>> {
     let security = security(&keys, config)?;
-    let sockets = sockets(&keys, config, security.clone());
     let local = own.peer;
     #[cfg_attr(not(feature = "nat"), expect(unused_mut, reason = "changed for relays only"))]
     let mut parts = Parts::new(&keys, config, shared, own);
+    let newest = parts.behaviour.limits.newest();
+    let sockets = sockets(&keys, config, security.clone(), &newest);
     #[cfg(feature = "nat")]
     let transport = match parts.relayed_transport.take() {
         Some(relayed) => {
+            let relayed = Allowing::new(relayed, newest.clone());
             let relayed =
                 relayed.upgrade(Version::V1Lazy).authenticate(security).multiplex(Yamux::of(&config.limits));
             let relayed = relayed.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
@@ -114,7 +117,7 @@ fn swarm(keys: Keypair, config: &Libp2pConfig, shared: &Arc<Shared>, own: Own) -
     #[cfg(not(feature = "nat"))]
     let transport = sockets;
     let transport = TransportTimeout::new(transport, config.limits.handshake).boxed();
-    let transport = Handshakes::new(transport, parts.behaviour.limits.newest()).boxed();
+    let transport = Handshakes::new(transport, newest).boxed();
     let options = swarm::Config::with_tokio_executor()
         .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_max_negotiating_inbound_streams(MAX_NEGOTIATING);
@@ -124,8 +127,9 @@ fn swarm(keys: Keypair, config: &Libp2pConfig, shared: &Arc<Shared>, own: Own) -
 type Sockets = Boxed<(PeerId, StreamMuxerBox)>;
 
 /// TCP, and QUIC beside it; both take DNS names.
-fn sockets(keys: &Keypair, config: &Libp2pConfig, security: Buffered) -> Sockets {
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+fn sockets(keys: &Keypair, config: &Libp2pConfig, security: Buffered, newest: &Newest) -> Sockets {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = Allowing::new(tcp, newest.clone())
         .upgrade(Version::V1Lazy)
         .authenticate(security)
         .multiplex(Yamux::of(&config.limits))

@@ -54,9 +54,13 @@ async fn member(secret: u8, greets: bool) -> Libp2pTransport {
 }
 
 async fn limited(secret: u8, greets: bool, limits: Limits) -> Libp2pTransport {
+    limited_on(secret, greets, limits, "/ip4/127.0.0.1/udp/0/quic-v1").await
+}
+
+async fn limited_on(secret: u8, greets: bool, limits: Limits, listen: &str) -> Libp2pTransport {
     let discovery = Discovery::new().kademlia().bootstrap();
     let discovery = if greets { discovery.greet_strangers() } else { discovery };
-    let listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap()];
+    let listen = vec![listen.parse().unwrap()];
     let config = Libp2pConfig::new([secret; 32], OURS).listen(listen).discovery(discovery).limits(limits);
     Libp2pTransport::open(config).await.unwrap()
 }
