@@ -27,14 +27,9 @@ impl Node {
         if self.name_of(&body).await? != shard {
             return Err(invalid("the bytes are not those of the shard named".into()));
         }
-        self.make_room(from, body.len() as u64).await?;
+        self.make_room(&shard, from, body.len() as u64).await?;
         let _shared = self.gate.together().await;
-        if let Err(leaving) = self.check_takes_more() {
-            // What has rotted here is brought back all the same, so that it can be brought to others.
-            if !self.is_used(&shard, None).await? {
-                return Err(leaving);
-            }
-        }
+        self.check_takes(&shard).await?;
         let is_new = self.staging().insert(shard, from, self.runtime.now(), body.len() as u64)?;
         let written = self.storage.write_blob(shard, body).await;
         if written.is_err() && is_new {
@@ -43,14 +38,24 @@ impl Node {
         written.map(|()| Reply::Done)
     }
 
+    /// Refuses a shard that is new here once this node is to leave the mesh. What has rotted here is brought back all
+    /// the same, so that it can be brought to others.
+    async fn check_takes(&self, shard: &ShardId) -> Result<()> {
+        match self.check_takes_more() {
+            Err(leaving) if !self.is_used(shard, None).await? => Err(leaving),
+            _ => Ok(()),
+        }
+    }
+
     /// Drops what those who have the most have staged, where there is no room for a shard of a peer that has less.
-    async fn make_room(&self, from: NodeId, len: u64) -> Result<()> {
-        if self.staging().to_evict(from, len).is_empty() {
+    async fn make_room(&self, shard: &ShardId, from: NodeId, len: u64) -> Result<()> {
+        if self.staging().to_evict(shard, from, len).is_empty() {
             return Ok(());
         }
         // No commit may be under way that has seen them here.
         let _alone = self.gate.alone().await;
-        let evicted = self.staging().to_evict(from, len);
+        self.check_takes(shard).await?;
+        let evicted = self.staging().to_evict(shard, from, len);
         self.drop_staged(evicted).await
     }
 

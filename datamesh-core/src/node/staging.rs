@@ -1,5 +1,6 @@
 //! Shards that were staged and wait for their commit.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -85,37 +86,52 @@ impl Staging {
         self.shards.len() < self.max_shards && self.bytes.saturating_add(len) <= self.max_bytes
     }
 
-    /// The oldest shards of the peer that has the most of what is short: so many as make room for one of `len` bytes
-    /// from `from`, and some more. None where there is room, or where nobody would still have as much as `from` then.
+    /// Shards of the peer that has the most of what is short: so many as make room for this one from `from`, and some
+    /// more. Where bytes are short the longest go first, each of which makes a place as well, and else the oldest. None
+    /// where there is room, where it is staged already, or where nobody would still have as much as `from` then.
     ///
     /// Whoever staged them is told by its commit that they are missing, and stages them again.
-    pub(super) fn to_evict(&self, from: NodeId, len: u64) -> Vec<ShardId> {
-        if self.fits(len) {
+    pub(super) fn to_evict(&self, shard: &ShardId, from: NodeId, len: u64) -> Vec<ShardId> {
+        if self.fits(len) || self.shards.contains_key(shard) {
             return Vec::new();
         }
-        let is_full = self.shards.len() >= self.max_shards;
-        let amount = |share: &Share| if is_full { share.shards as u64 } else { share.bytes };
+        let short = self.bytes.saturating_add(len).saturating_sub(self.max_bytes);
+        let is_by_bytes = short > 0;
+        let amount = |share: &Share| if is_by_bytes { share.bytes } else { share.shards as u64 };
         let Some((largest, most)) = self.shares.iter().max_by_key(|(_, share)| amount(share)) else {
             return Vec::new();
         };
         let own = self.shares.get(&from).copied().unwrap_or_default();
         // What may go without the peer having less than who takes its place.
-        let may_go = amount(most).saturating_sub(amount(&own).saturating_add(if is_full { 1 } else { len }));
-        let theirs = self.shards.iter().filter(|(_, staged)| staged.from == *largest);
-        let mut oldest: Vec<_> = theirs.map(|(shard, staged)| (staged.at, *shard, staged.len)).collect();
-        oldest.sort_unstable();
-        let mut gone = 0u64;
-        let takes = |(_, shard, len): (Instant, ShardId, u64)| {
-            gone = gone.saturating_add(if is_full { 1 } else { len });
-            (gone <= may_go).then_some(shard)
-        };
-        let evicted: Vec<ShardId> = oldest.into_iter().take(EVICTED_AT_ONCE).map_while(takes).collect();
-        let lens = evicted.iter().filter_map(|shard| self.shards.get(shard));
-        let freed: u64 = lens.map(|staged| staged.len).sum();
+        let may_go =
+            amount(most).saturating_sub(amount(&own).saturating_add(if is_by_bytes { len } else { 1 }));
+        let needed = short.max(1);
+        // Whoever is refused costs no look at all that is staged.
+        if may_go < needed {
+            return Vec::new();
+        }
+        let (mut gone, mut evicted) = (0u64, Vec::new());
+        for (Reverse(weight), _, shard) in self.in_order(*largest, is_by_bytes) {
+            if gone >= needed && evicted.len() >= EVICTED_AT_ONCE {
+                break;
+            }
+            if gone.saturating_add(weight) <= may_go {
+                gone = gone.saturating_add(weight);
+                evicted.push(shard);
+            }
+        }
         // Nobody is to lose what makes no room.
-        let makes_room =
-            !evicted.is_empty() && self.bytes.saturating_add(len) <= self.max_bytes.saturating_add(freed);
-        if makes_room { evicted } else { Vec::new() }
+        if gone >= needed { evicted } else { Vec::new() }
+    }
+
+    /// What a peer has staged, as it is to go, with what each weighs: its bytes, or one.
+    fn in_order(&self, node: NodeId, is_by_bytes: bool) -> Vec<(Reverse<u64>, Instant, ShardId)> {
+        let its = self.shards.iter().filter(|(_, staged)| staged.from == node);
+        let weight = |staged: &Staged| if is_by_bytes { staged.len } else { 1 };
+        let mut all: Vec<_> =
+            its.map(|(shard, staged)| (Reverse(weight(staged)), staged.at, *shard)).collect();
+        all.sort_unstable();
+        all
     }
 
     pub(super) fn remove(&mut self, shard: &ShardId) {
@@ -191,7 +207,7 @@ mod tests {
 
     /// Stages what may be staged, as a node does; returns what had to go, and whether it was taken.
     fn stage(staging: &mut Staging, number: usize, from: NodeId, len: u64) -> (Vec<ShardId>, bool) {
-        let evicted = staging.to_evict(from, len);
+        let evicted = staging.to_evict(&shard(number), from, len);
         evicted.iter().for_each(|shard| staging.remove(shard));
         (evicted, staging.insert(shard(number), from, at(number as u64), len).is_ok())
     }
@@ -237,6 +253,56 @@ mod tests {
         assert_eq!((evicted, is_taken), ((0..5).map(shard).collect(), true));
         assert_eq!(staging.totals(), (6, 1000));
         assert_eq!(sum(&staging), staging.totals());
+    }
+
+    #[test]
+    fn who_stages_tiny_ones_first_keeps_nobody_from_staging() {
+        let (greedy, modest) = (peer(1), peer(2));
+        let mut staging = Staging::new(1000, 10_000);
+        for number in 0..EVICTED_AT_ONCE {
+            assert!(stage(&mut staging, number, greedy, 1).1);
+        }
+        for number in 100..109 {
+            assert!(stage(&mut staging, number, greedy, 1100).1);
+        }
+        let (evicted, is_taken) = stage(&mut staging, 200, modest, 1000);
+        assert!(is_taken);
+        // The longest, the oldest of them first, as long as it still has no less than who takes their place.
+        assert_eq!(evicted[..8], (100..108).map(shard).collect::<Vec<_>>());
+        assert_eq!(evicted.len(), EVICTED_AT_ONCE);
+        assert_eq!(sum(&staging), staging.totals());
+        // A longer one than may go is passed over, and those that fit go in its place.
+        let mut staging = Staging::new(1000, 1000);
+        for (number, len) in [(0, 600), (1, 200), (2, 200)] {
+            assert!(stage(&mut staging, number, greedy, len).1);
+        }
+        assert_eq!(stage(&mut staging, 3, modest, 500), (vec![], false), "only 400 of 500 may go");
+        assert_eq!(stage(&mut staging, 3, modest, 400), (vec![shard(0)], true));
+        let mut staging = Staging::new(1000, 1000);
+        for (number, len) in [(0, 700), (1, 100), (2, 100)] {
+            assert!(stage(&mut staging, number, greedy, len).1);
+        }
+        assert_eq!(stage(&mut staging, 3, modest, 250), (vec![shard(1), shard(2)], true), "650 may go");
+    }
+
+    #[test]
+    fn one_that_goes_for_its_bytes_makes_a_place_as_well() {
+        let mut staging = Staging::new(3, 1000);
+        for (number, len) in [(0, 100), (1, 800), (2, 100)] {
+            assert!(stage(&mut staging, number, peer(1), len).1);
+        }
+        assert_eq!(stage(&mut staging, 3, peer(2), 150), (vec![shard(1)], true));
+        assert_eq!(staging.totals(), (3, 350));
+    }
+
+    #[test]
+    fn what_is_staged_already_needs_no_room() {
+        let mut staging = Staging::new(100, 1000);
+        for number in 0..10 {
+            assert!(stage(&mut staging, number, peer(1), 100).1);
+        }
+        assert_eq!(stage(&mut staging, 3, peer(2), 100), (vec![], true));
+        assert_eq!(staging.totals(), (10, 1000));
     }
 
     #[test]

@@ -140,6 +140,18 @@ fn nobody_keeps_others_from_staging() {
 }
 
 #[test]
+fn who_takes_no_more_makes_no_room() {
+    let (shards, _) = sample(0);
+    let fixture = Fixture::with_staged_bytes(2 * shards[0].len() as u64);
+    assert_eq!((fixture.stage(&shards[0]), fixture.stage(&shards[1])), (Reply::Done, Reply::Done));
+    block_on(fixture.node.take_no_more());
+    let request = Request::Stage { shard: ShardId::of(&shards[2]) };
+    let (reply, _) = block_on(fixture.node.handle(BOB, request, shards[2].clone()));
+    assert_eq!(refusal(reply), Refusal::Busy);
+    assert!(fixture.has(&shards[0]) && fixture.has(&shards[1]), "it is not for one that is refused to take");
+}
+
+#[test]
 fn only_the_peer_that_staged_can_unstage() {
     let fixture = Fixture::new();
     let (shards, layout) = sample(0);
