@@ -109,33 +109,26 @@ impl Node {
     }
 
     /// Leaves tombstones of all that is not here; gives back what came meanwhile and can be removed.
-    async fn forbid_all(&self, mut removals: Vec<Removed>) -> Result<Vec<Removed>> {
+    async fn forbid_all(&self, removals: Vec<Removed>) -> Result<Vec<Removed>> {
+        let mut by_name: BTreeMap<[u8; ID_LEN], Vec<Removed>> = BTreeMap::new();
+        removals.into_iter().for_each(|removed| by_name.entry(removed.id).or_default().push(removed));
+        let names: Vec<_> = by_name.into_iter().collect();
         let mut came = Vec::new();
-        while !removals.is_empty() {
-            // Each name once: what is told with several secrets is looked at again.
-            let (mut page, mut rest) = (BTreeMap::new(), Vec::new());
-            for removed in removals {
-                if page.len() < FORBIDDEN_AT_ONCE && !page.contains_key(&removed.id) {
-                    page.insert(removed.id, removed);
-                } else {
-                    rest.push(removed);
-                }
-            }
-            came.extend(self.forbid_page(page.into_values()).await?);
-            removals = rest;
+        for page in names.chunks(FORBIDDEN_AT_ONCE) {
+            came.extend(self.forbid_page(page).await?);
         }
         Ok(came)
     }
 
-    /// The same of a page, with one sync.
-    async fn forbid_page(&self, page: impl Iterator<Item = Removed>) -> Result<Vec<Removed>> {
+    /// The same of a page of names, each with all that was told of it, with one sync. Of several secrets the one that is
+    /// right counts where something is here, and else the last.
+    async fn forbid_page(&self, page: &[([u8; ID_LEN], Vec<Removed>)]) -> Result<Vec<Removed>> {
         let (mut came, mut absent) = (Vec::new(), Vec::new());
         let _alone = self.gate.alone().await;
-        for removed in page {
-            match self.removal_of(&removed.id).await? {
-                Some(here) if here == removed.secret.hash() => came.push(removed),
-                Some(_) => {}
-                None => absent.push(removed),
+        for (id, told) in page {
+            match self.removal_of(id).await? {
+                Some(here) => came.extend(told.iter().find(|removed| removed.secret.hash() == here).cloned()),
+                None => absent.extend(told.last().cloned()),
             }
         }
         // Whoever tells it does so again when there is room.

@@ -113,6 +113,22 @@ fn many_removals_are_noted_with_few_syncs() {
 }
 
 #[test]
+fn many_secrets_of_one_name_are_noted_with_one_sync() {
+    let fixture = Fixture::new();
+    store_of(fixture.reply(removals(&[[9; 32]], secret()), ""));
+    let secrets = (0..MAX_REMOVALS as u16).map(|number| *blake3::hash(&number.to_le_bytes()).as_bytes());
+    let told = secrets.map(|secret| Removed { id: [7; 32], secret: RemovalSecret::from_bytes(secret) });
+    let told: Vec<Removed> = told.collect();
+    let last = told.last().unwrap().secret.hash();
+    let before = fixture.storage.commits.load(Ordering::SeqCst);
+    store_of(fixture.reply(Request::Removals { removals: told }, ""));
+    assert_eq!(fixture.storage.commits.load(Ordering::SeqCst) - before, 1);
+    let noted = block_on(fixture.node.removals_from(0, 1000)).unwrap();
+    let of_it = noted.iter().filter(|(_, removed)| removed.id == [7; 32]);
+    assert_eq!(of_it.map(|(_, removed)| removed.secret.hash()).collect::<Vec<_>>(), [last]);
+}
+
+#[test]
 fn hours_count_while_a_node_is_up() {
     let fixture = Fixture::new();
     let forbid = |id| drop(fixture.reply(removals(&[[id; 32]], secret()), ""));
