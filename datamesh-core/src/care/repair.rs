@@ -59,7 +59,7 @@ pub(super) struct Mending<'a> {
     pub(super) holders: Vec<(NodeId, Vec<u8>)>,
     /// Who took nothing lately, or not a shard of this: what is lost goes elsewhere.
     pub(super) refusing: Mutex<BTreeSet<NodeId>>,
-    /// Who did not give a shard of this that it says to have: it is not asked for a copy again.
+    /// Who was silent when it was asked for a shard of this, or gave other bytes: it is not asked for a copy again.
     pub(super) failed: Mutex<BTreeSet<NodeId>>,
 }
 
@@ -128,14 +128,6 @@ impl Mending<'_> {
 
     fn failed(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whom to ask for a copy of the shards with an index.
-    fn holder_of(&self, index: usize) -> Option<NodeId> {
-        let failed = self.failed();
-        let mut holders = self.holders.iter().filter(|(node, _)| !failed.contains(node));
-        let has = |held: &[u8]| held.iter().any(|i| usize::from(*i) == index);
-        holders.find(|(_, held)| has(held)).map(|(node, _)| *node)
     }
 
     /// Asks each holder to commit what it is to hold: those who have it all do, the others say what they lack.
@@ -263,7 +255,7 @@ impl Mending<'_> {
     ) -> Option<BTreeMap<usize, Bytes>> {
         let mut shards = BTreeMap::new();
         for index in wanted {
-            let holder = self.holder_of(*index)?;
+            let holder = holder_of(&self.holders, &self.failed(), *index)?;
             let id = self.layout.shard(segment, *index)?;
             self.pay_for_reading(1, segment, holder).await;
             let request = Request::ReadShard { shard: id };
@@ -273,10 +265,10 @@ impl Mending<'_> {
                     moved.read += body.len() as u64;
                     shards.insert(*index, body);
                 }
-                // It may have those of other segments.
-                Ok((Reply::Absent | Reply::Removed, _)) => return None,
-                _ => {
-                    self.failed().insert(holder);
+                answer => {
+                    if !may_give_others(&answer) {
+                        self.failed().insert(holder);
+                    }
                     return None;
                 }
             }
@@ -388,7 +380,7 @@ impl Mending<'_> {
 }
 
 impl Moved {
-    fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.shards += other.shards;
         self.read += other.read;
         self.written += other.written;
@@ -396,6 +388,17 @@ impl Moved {
         self.failed.extend(other.failed);
         self.is_poisoned |= other.is_poisoned;
     }
+}
+
+/// Whom to ask for a copy of the shards with an index: the first that says to have them.
+fn holder_of(holders: &[(NodeId, Vec<u8>)], failed: &BTreeSet<NodeId>, index: usize) -> Option<NodeId> {
+    let has = |held: &[u8]| held.iter().any(|i| usize::from(*i) == index);
+    holders.iter().find(|(node, held)| !failed.contains(node) && has(held)).map(|(node, _)| *node)
+}
+
+/// Whether a holder that did not give a shard may give those of other segments: it said so, at once.
+fn may_give_others(answer: &Result<(Reply, Bytes)>) -> bool {
+    matches!(answer, Ok((Reply::Absent | Reply::Removed | Reply::Failed { .. }, _)))
 }
 
 /// Gives a manifest to a node, and asks afterwards whether it has it.
@@ -430,5 +433,40 @@ pub(super) async fn place_manifest(
             Err(Error::new(ErrorKind::NotStored, text).with_subject(object))
         }
         (other, _) => Err(unexpected(&other, node)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Refusal;
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 32])
+    }
+
+    #[test]
+    fn who_failed_is_asked_for_no_copy() {
+        let holders = [(node(1), vec![0, 3]), (node(2), vec![1]), (node(3), vec![3, 1])];
+        let of = |failed: &[NodeId], index| holder_of(&holders, &failed.iter().copied().collect(), index);
+        assert_eq!([0, 1, 2, 3].map(|index| of(&[], index)), [Some(1), Some(2), None, Some(1)].map(named));
+        assert_eq!([0, 1, 3].map(|index| of(&[node(1)], index)), [None, Some(2), Some(3)].map(named));
+        assert_eq!(of(&[node(2), node(3)], 1), None);
+    }
+
+    fn named(number: Option<u8>) -> Option<NodeId> {
+        number.map(node)
+    }
+
+    #[test]
+    fn who_refuses_one_shard_is_asked_for_others() {
+        let refused = |refusal| Ok((Reply::Failed { refusal, text: String::new() }, Bytes::new()));
+        for refusal in [Refusal::Corrupt, Refusal::Busy, Refusal::Internal] {
+            assert!(may_give_others(&refused(refusal)), "{refusal:?}");
+        }
+        assert!(may_give_others(&Ok((Reply::Absent, Bytes::new()))));
+        assert!(may_give_others(&Ok((Reply::Removed, Bytes::new()))));
+        assert!(!may_give_others(&Ok((Reply::Done, Bytes::from_static(b"others")))));
+        assert!(!may_give_others(&Err(Error::new(ErrorKind::TimedOut, "it is silent"))));
     }
 }
