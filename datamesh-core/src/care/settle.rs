@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::care::Care;
 use crate::care::plan::{ExtentPlan, ManifestPlan};
+use crate::care::repair::Moved;
 use crate::care::rounds::{Deeds, REFUSED};
 use crate::care::survey::Entry;
 use crate::error::Result;
@@ -116,15 +117,12 @@ impl Care {
             let holders = plan.without(&plan.claimed, entry.redundancy);
             let Some(mending) = self.mending(entry.id, &holders, refusing).await? else { return Ok(false) };
             // What only one says to have is as good as lost where its home has no room.
-            let mut is_any = false;
-            for moved in [mending.fill_somewhere(plan, alone).await, mending.fill(&backed).await] {
-                let moved = moved?;
-                self.note_moved(&moved);
-                count(&self.engine.counters.shards_moved, moved.shards);
-                count(&self.engine.counters.bytes_moved, moved.written);
-                is_any |= !moved.seats.is_empty();
-            }
-            Ok(is_any)
+            let both = [mending.fill_somewhere(plan, alone).await, mending.fill(&backed).await];
+            let (moved, outcome) = together(both);
+            self.note_moved(&moved);
+            count(&self.engine.counters.shards_moved, moved.shards);
+            count(&self.engine.counters.bytes_moved, moved.written);
+            outcome
         };
         // It is not this node's to do: where it cannot, it does not look again soon.
         Deeds { failed: false, ..self.when_settled(at, work).await }
@@ -197,5 +195,44 @@ impl Care {
             self.node.release_manifest(id, &leaving).await.map(|()| true)
         };
         self.when_settled(at, work).await
+    }
+}
+
+/// What came of two that were filled one after the other, and whether any of it was brought; the error of one that was
+/// not counts only where nothing was.
+fn together(both: [Result<Moved>; 2]) -> (Moved, Result<bool>) {
+    let (mut all, mut failed) = (Moved::default(), None);
+    for one in both {
+        match one {
+            Ok(moved) => all.add(moved),
+            Err(error) => failed = Some(error),
+        }
+    }
+    let is_any = !all.seats.is_empty();
+    let outcome = failed.filter(|_| !is_any).map_or(Ok(is_any), Err);
+    (all, outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, ErrorKind};
+
+    #[test]
+    fn what_one_of_two_brought_counts_where_the_other_fails() {
+        let node = NodeId::from_bytes([1; 32]);
+        let failed = || Err(Error::new(ErrorKind::Unavailable, "too few shards"));
+        let brought = || Ok(Moved { shards: 3, written: 30, seats: vec![(4, node)], ..Moved::default() });
+        let refused = || Ok(Moved { failed: vec![(node, ErrorKind::StorageFull)], ..Moved::default() });
+        for both in [[failed(), brought()], [brought(), failed()], [brought(), refused()]] {
+            let (moved, outcome) = together(both);
+            assert_eq!((moved.shards, moved.written, outcome.unwrap()), (3, 30, true));
+        }
+        for both in [[failed(), refused()], [refused(), failed()]] {
+            let (moved, outcome) = together(both);
+            assert_eq!(moved.failed, [(node, ErrorKind::StorageFull)]);
+            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Unavailable);
+        }
+        assert!(!together([refused(), Ok(Moved::default())]).1.unwrap());
     }
 }
