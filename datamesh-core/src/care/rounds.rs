@@ -61,9 +61,9 @@ const MAX_WAITING: usize = 2 * MAX_FINDINGS;
 /// For so long a node that took nothing is passed over where another one will do: its disk may be full, or hang.
 pub(super) const REFUSED: Duration = Duration::from_secs(240);
 
-/// For so long an extent is left as it is after shards of it could not be given up: to try it costs its homes the reading
-/// of all that they have of them.
-const KEPT: Duration = Duration::from_secs(3600);
+/// For so long an extent is left as it is after something was tried with it in vain that costs much. To give shards up
+/// costs their homes the reading of all that they have of them.
+const LEFT: Duration = Duration::from_secs(3600);
 
 /// Whether a node that fails so will do so again if it is soon asked anew. One that does not answer in time costs a minute
 /// each time, and a minute for each of thousands of extents is days.
@@ -90,6 +90,19 @@ fn note_claims(
     }
     let since = *claimed.entry(id).or_insert(now);
     now - since >= OVERDUE.saturating_mul(u32::try_from(turn + 1).unwrap_or(u32::MAX))
+}
+
+/// Until when an extent is left as it is, where something was tried with it in vain.
+fn left_until(left: &BTreeMap<ExtentId, Instant>, id: ExtentId, now: Instant) -> Option<Instant> {
+    left.get(&id).copied().filter(|until| now < *until)
+}
+
+/// Notes whether something was tried with an extent in vain; what is too much to note is tried again with the rest.
+fn note_tried(left: &mut BTreeMap<ExtentId, Instant>, id: ExtentId, is_in_vain: bool, now: Instant) {
+    left.remove(&id);
+    if is_in_vain && left.len() < MAX_FINDINGS {
+        left.insert(id, now + LEFT);
+    }
 }
 
 /// What came of giving a manifest to a node.
@@ -506,18 +519,12 @@ impl Care {
 
     /// When shards of an extent may be given up again, where that failed lately.
     pub(super) fn kept_until(&self, id: ExtentId) -> Option<Instant> {
-        let now = self.engine.runtime.now();
-        self.memory().kept.get(&id).copied().filter(|until| now < *until)
+        left_until(&self.memory().kept, id, self.engine.runtime.now())
     }
 
-    /// Notes whether shards of an extent could be given up; what is too much to note is tried again with the rest.
+    /// Notes whether shards of an extent could be given up.
     pub(super) fn note_kept(&self, id: ExtentId, is_kept: bool) {
-        let until = self.engine.runtime.now() + KEPT;
-        let mut memory = self.memory();
-        memory.kept.remove(&id);
-        if is_kept && memory.kept.len() < MAX_FINDINGS {
-            memory.kept.insert(id, until);
-        }
+        note_tried(&mut self.memory().kept, id, is_kept, self.engine.runtime.now());
     }
 
     /// The nodes that lately took nothing of what they should.
