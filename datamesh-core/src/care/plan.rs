@@ -80,8 +80,8 @@ pub(super) struct ExtentPlan {
     /// move would change where that is done, but for a node that is leaving.
     pub(super) moves: Vec<Seat>,
     /// Indexes that others are to copy to those who are to hold them, and have said that they lack them: the others say
-    /// that they have them, or are silent, and that is all that is known of it. None where `moves` are none, nor for a
-    /// node that is leaving.
+    /// that they have them, or are silent, and that is all that is known of it; where they are silent only as much as would
+    /// be due if it were lost. None where `moves` are none, nor for a node that is leaving.
     pub(super) claimed: Vec<Seat>,
     /// Whether every index is with the node that is to hold it.
     pub(super) is_home: bool,
@@ -277,8 +277,10 @@ pub(super) fn plan_extent(
     let is_mine = |index| if is_leaving { has(&local, index) } else { first_of(index) == Some(local) };
     let strays = seats.iter().copied().filter(|(index, home)| may_move && lacks(home, *index));
     let moves = strays.clone().filter(|(index, home)| *home != local && is_mine(*index));
-    // Who says nothing now may be one that has said so before: that it is silent now and then makes no difference.
-    let may_have = |index| first_of(index).map_or(is_open, |node| node != local);
+    // Who says nothing now may be one that has said so before: that it is silent now and then makes no difference. It is
+    // not to cost more than if it were gone.
+    let would_be_due = is_urgent(redundancy, redundancy.parity().saturating_sub(missing.len()));
+    let may_have = |index| first_of(index).map_or(is_open && would_be_due, |node| node != local);
     let claimed = strays.filter(|(index, _)| !is_leaving && may_have(*index));
     let is_home = seats.iter().all(|(index, home)| has(home, *index));
     let may_give_up = is_home && view.has(local);

@@ -150,6 +150,31 @@ fn who_is_silent_counts_as_one_who_may_bring_it() {
 }
 
 #[test]
+fn silence_costs_no_rebuild_that_would_not_be_due() {
+    let code = Redundancy::new(10, 4).unwrap();
+    let all = members(20);
+    let homes = rank(&KEY, &all).assign(code).unwrap();
+    let mut answers: Answers = all.iter().map(|member| (member.node, Some(Possession::Absent))).collect();
+    answers.extend(homes.by_node().into_iter().map(|(node, held)| (node, Some(Possession::Held(held)))));
+    let silent = all.iter().map(|m| m.node).find(|node| !homes.holders().contains(node)).unwrap();
+    answers.insert(silent, None);
+    let local = homes.holders()[9];
+    for lost in 1..=3 {
+        answers.insert(homes.holders()[lost - 1], Some(Possession::Absent));
+        let plan = plan_of(code, &view(&all), &answers, local).unwrap();
+        let seats: Vec<Seat> = (0u8..).zip(homes.holders().iter().copied()).take(lost).collect();
+        assert_eq!((plan.is_open, plan.lost), (true, vec![]), "{lost} lost");
+        assert_eq!(plan.claimed, if lost < 2 { vec![] } else { seats }, "{lost} lost");
+    }
+    // What somebody says to have is to come home, however much may still be lost.
+    answers.insert(homes.holders()[1], Some(Possession::Held(vec![1])));
+    answers.insert(homes.holders()[2], Some(Possession::Held(vec![2])));
+    answers.insert(silent, Some(Possession::Held(vec![0])));
+    let plan = plan_of(code, &view(&all), &answers, local).unwrap();
+    assert_eq!(plan.claimed, [(0, homes.holders()[0])]);
+}
+
+#[test]
 fn what_is_doubted_is_made_from_the_rest_where_that_will_do() {
     let holders: Vec<(NodeId, Vec<u8>)> =
         (0..6).map(|index| (node(index), vec![index])).chain([(node(6), vec![0, 1, 2, 3, 4, 5])]).collect();
