@@ -26,10 +26,11 @@ pub struct Limits {
     pub staged_bytes: u64,
     /// The longest object that `get` returns as one `Bytes`. 1 GiB by default.
     pub get_bytes: u64,
-    /// Requests of one peer in a second that cost it nothing and this node much: records of members, epochs and proofs.
-    /// More are refused as `Busy`. 50 by default.
+    /// Tokens that a peer gets in a second for what costs it nothing and this node much: records of members, epochs, keys,
+    /// proofs and removals. Each such message takes one, and one more for each 32 records or 64 removals; where none are
+    /// left it is refused as `Busy`. 50 by default.
     pub control_per_second: u32,
-    /// How many of them a peer may send at once after a pause. 200 by default.
+    /// How many tokens a peer has at most, after a pause. 200 by default.
     pub control_burst: u32,
 }
 
@@ -68,7 +69,7 @@ impl Limits {
         self
     }
 
-    /// Sets how many requests that cost it nothing a peer may send in a second, and how many at once after a pause.
+    /// Sets how many tokens a peer gets in a second for messages that cost it nothing, and how many it has at most.
     #[must_use]
     pub fn with_control_rate(mut self, per_second: u32, burst: u32) -> Self {
         (self.control_per_second, self.control_burst) = (per_second, burst);

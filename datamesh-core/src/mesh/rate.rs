@@ -8,8 +8,8 @@ use crate::format::Request;
 use crate::id::NodeId;
 use crate::ports::Instant;
 
-/// Peers whose requests are counted at a time: as many as a mesh has members. Whoever has asked nothing for a while is
-/// not among them. At about 100 bytes each, 400 KiB.
+/// Peers whose tokens are counted at a time: as many as a mesh has members. Whoever has asked nothing for a while is not
+/// among them. At about 100 bytes each, 400 KiB.
 const MAX_COUNTED: usize = 4096;
 
 /// Signatures that are verified for one token; a record has one, and one more where it has a certificate.
@@ -36,7 +36,7 @@ pub(super) fn cost_of(request: &Request) -> u32 {
 pub(super) struct Rates {
     per_second: u32,
     burst: u32,
-    /// When each bucket is full again: a request moves it on by the time that its token takes to come back.
+    /// When each bucket is full again: a request moves it on by the time that its tokens take to come back.
     full_at: Mutex<BTreeMap<NodeId, Instant>>,
 }
 

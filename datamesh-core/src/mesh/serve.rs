@@ -46,8 +46,10 @@ impl Core {
             }
             Ok(request) if !self.is_within_rate(from, cost_of(&request)) => {
                 let (rate, burst) = (self.limits.control_per_second, self.limits.control_burst);
-                let text =
-                    format!("more than {rate} such requests in a second after {burst} at once; ask later");
+                let text = format!(
+                    "such messages take a token each, and more where they are long; a peer has {burst} at most and gets \
+                     {rate} a second; ask later"
+                );
                 (Reply::Failed { refusal: Refusal::Busy, text }, Bytes::new())
             }
             Ok(Request::Epoch { number, hash }) => self.answer_epochs((number, hash), message.body).await,
