@@ -130,7 +130,7 @@ impl Core {
             let text = "in a mesh with admission keys only a node that is admitted changes the mesh key; ask one of those";
             return refuse(ErrorKind::AccessDenied, text);
         }
-        let is_alone = !self.knows_others();
+        let is_alone = self.engine.peers.other_count() == 0;
         let (members, _) = self.who_may_know();
         if members.is_empty() && !is_alone {
             let text =
@@ -173,11 +173,6 @@ impl Core {
         let _alone = self.changing_keys.alone().await;
         ring.latest(self.engine.runtime.wall_time());
         ring.keep(&**self.node.storage()).await
-    }
-
-    fn knows_others(&self) -> bool {
-        let local = self.engine.peers.local();
-        self.engine.peers.records().iter().any(|record| record.record().node != local)
     }
 
     /// Takes keys in that another node told, if they are newer.
