@@ -8,13 +8,19 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use common::{PATIENCE, noise, run};
+#[cfg(feature = "quic")]
+use datamesh::Capability;
 use datamesh::format::{Entry, Invitation};
 use datamesh::net::libp2p::Limits;
 use datamesh::ports::Timestamp;
+#[cfg(feature = "quic")]
+use datamesh::ports::{Reach, Reached, Way};
 use datamesh::{Builder, ErrorKind, Mesh, MeshKey, Ticket, TransportPreference};
 use tempfile::TempDir;
 
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
+#[cfg(feature = "quic")]
+const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
 
 struct Place {
     directory: TempDir,
@@ -119,10 +125,26 @@ fn a_wrong_mesh_key_is_refused() {
     });
 }
 
+/// Each node says that it reaches all others that hold an object directly, over QUIC.
+#[cfg(feature = "quic")]
+async fn holders_are_reached_over_quic(places: &[Place], capability: &Capability) {
+    let by_quic = Reached { way: Way::Network, reach: Some(Reach::Quic) };
+    for place in places {
+        let others = places.iter().map(|other| other.mesh.node_id());
+        let others = others.filter(|other| *other != place.mesh.node_id());
+        let health = place.mesh.health(capability).await.unwrap();
+        assert_eq!(health.reached, others.map(|other| (other, by_quic)).collect());
+        let explained = place.mesh.explain(capability).await.unwrap();
+        assert_eq!(explained.health.reached, health.reached);
+        for reached in explained.health.reached.values() {
+            assert_eq!(reached.to_string(), "direct, QUIC");
+        }
+    }
+}
+
 #[cfg(feature = "quic")]
 #[test]
 fn three_nodes_over_quic() {
-    const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
     run(async {
         let mut places = places(3, QUIC).await;
         let bytes = noise(2_222_222, 3);
@@ -135,6 +157,7 @@ fn three_nodes_over_quic() {
         restart(&mut places[1], QUIC).await;
         places[1].mesh.wait_for_nodes(3, PATIENCE).await.unwrap();
         assert_eq!(places[1].mesh.get(&receipt.capability).await.unwrap(), bytes);
+        holders_are_reached_over_quic(&places, &receipt.capability).await;
         for place in &places {
             place.mesh.shutdown().await.unwrap();
         }
@@ -226,6 +249,119 @@ fn a_silent_member_does_not_keep_the_invited_waiting() {
 #[cfg(feature = "quic")]
 #[test]
 fn invitations_over_quic() {
-    invited_nodes_join("/ip4/127.0.0.1/udp/0/quic-v1");
-    ended_invitations_open_nothing("/ip4/127.0.0.1/udp/0/quic-v1");
+    invited_nodes_join(QUIC);
+    ended_invitations_open_nothing(QUIC);
+}
+
+#[cfg(all(feature = "kad", feature = "quic"))]
+mod table {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use datamesh::NodeId;
+    use datamesh::format::{Reply, Request};
+    use datamesh::net::libp2p::{Discovery, Libp2pConfig, Libp2pTransport, address_of};
+    use datamesh::ports::{Message, Transport};
+    use datamesh::runtime::NativeRuntime;
+
+    use super::*;
+
+    const KEY: [u8; 32] = [7; 32];
+
+    async fn transport(secret: u8, listen: &[&str], discovery: Discovery) -> Arc<Libp2pTransport> {
+        let listen = listen.iter().map(|text| text.parse().unwrap()).collect();
+        let config = Libp2pConfig::new([secret; 32], KEY).listen(listen).discovery(discovery);
+        Arc::new(Libp2pTransport::open(config).await.unwrap())
+    }
+
+    /// Answers whoever joins, and tells nobody of any member: only the members' table says where others are.
+    async fn serve(signpost: Arc<Libp2pTransport>) {
+        while let Some(inbound) = signpost.accept().await {
+            let reply = match Request::decode(&inbound.message.head).unwrap() {
+                Request::Members { .. } => Reply::Members { records: Vec::new() },
+                _ => Reply::Done,
+            };
+            inbound.reply.send(Message { head: reply.encode(), body: Bytes::new() });
+        }
+    }
+
+    /// Waits until the signpost tells where a node is.
+    async fn until_told(signpost: &Libp2pTransport, node: NodeId) {
+        let asks = transport(8, &[], Discovery::new().kademlia()).await;
+        asks.connect(signpost.listen_addresses().remove(0), PATIENCE).await.unwrap();
+        while let Err(error) = asks.connect(address_of(&node).unwrap(), PATIENCE).await {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        }
+        asks.close().await;
+    }
+
+    /// Whole nodes of which each knows a signpost alone.
+    #[test]
+    fn nodes_find_each_other() {
+        run(async {
+            let signpost = transport(9, &[QUIC], Discovery::new().kademlia().bootstrap()).await;
+            let runtime = NativeRuntime::shared().unwrap();
+            runtime.spawn(Box::pin(serve(Arc::clone(&signpost)))).unwrap();
+            let ticket = Ticket::new(MeshKey::from_bytes(KEY), signpost.listen_addresses());
+            let mut places: Vec<Place> = Vec::new();
+            for _ in 0..3 {
+                let directory = tempfile::tempdir().unwrap();
+                let builder = builder(directory.path(), QUIC).discovery(Discovery::new().kademlia());
+                let mesh = builder.join(ticket.clone()).open().await.unwrap();
+                until_told(&signpost, mesh.node_id()).await;
+                places.push(Place { directory, mesh });
+            }
+            for place in &places {
+                place.mesh.wait_for_nodes(3, PATIENCE).await.unwrap();
+            }
+            let bytes = noise(2_222_222, 4);
+            let receipt = places[2].mesh.put(bytes.clone()).await.unwrap();
+            assert_eq!((receipt.margin, receipt.holders.len()), (1, 3));
+            signpost.close().await;
+            for place in &places {
+                assert_eq!(place.mesh.get(&receipt.capability).await.unwrap(), bytes);
+            }
+            holders_are_reached_over_quic(&places, &receipt.capability).await;
+            for place in &places {
+                place.mesh.shutdown().await.unwrap();
+            }
+        });
+    }
+
+    /// The usual way: the first node is the bootstrap node, and the last one knows its address and no other.
+    #[test]
+    fn nodes_that_know_a_bootstrap_node() {
+        run(async {
+            let mut places: Vec<Place> = Vec::new();
+            for _ in 0..3 {
+                let directory = tempfile::tempdir().unwrap();
+                let all = Discovery::new().kademlia();
+                let mut builder = builder(directory.path(), QUIC);
+                builder = match places.first() {
+                    None => builder.discovery(all.bootstrap()),
+                    Some(first) => {
+                        let key = first.mesh.ticket().unwrap().mesh_key().unwrap().clone();
+                        builder.discovery(all).join(Ticket::new(key, first.mesh.addresses()))
+                    }
+                };
+                places.push(Place { mesh: builder.open().await.unwrap(), directory });
+            }
+            for place in &places {
+                place.mesh.wait_for_nodes(3, PATIENCE).await.unwrap();
+            }
+            let bytes = noise(2_222_222, 5);
+            let receipt = places[2].mesh.put(bytes.clone()).await.unwrap();
+            // The other two have found each other, and need it no more.
+            places[0].mesh.shutdown().await.unwrap();
+            assert_eq!(places[1].mesh.get(&receipt.capability).await.unwrap(), bytes);
+            restart(&mut places[0], QUIC).await;
+            for place in &places {
+                place.mesh.wait_for_nodes(3, PATIENCE).await.unwrap();
+            }
+            holders_are_reached_over_quic(&places, &receipt.capability).await;
+            for place in &places {
+                place.mesh.shutdown().await.unwrap();
+            }
+        });
+    }
 }
