@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use common::lab::{Dial, Disk, FaultyStore, FaultyTransport};
+use common::lab::{Dial, Disk, Fault, FaultyStore, FaultyTransport};
 use common::{PATIENCE, clock_off_by, noise, run, until_alone, within};
 use datamesh::format::{Epochs, KeyName, Refusal, Reply, Request};
 use datamesh::ports::{Identity, Message, Timestamp, Transport};
@@ -16,7 +16,7 @@ use datamesh::{
     Admission, Builder, ErrorKind, Event, MemoryNetwork, Mesh, MeshKey, MeshKeys, NodeId, NodeIdentity,
     SignedCertificate, SignedEpoch, Ticket,
 };
-use futures::StreamExt;
+use futures::{StreamExt, future};
 
 const CAPACITY: u64 = 1 << 40;
 
@@ -445,6 +445,42 @@ fn a_client_that_reaches_no_member_does_not_say_that_somebody_is_revoked() {
         assert_eq!(client.set_epoch(epoch.clone()).await.unwrap(), 2);
         nodes.iter().for_each(|node| assert_eq!(node.epoch().as_ref(), Some(epoch.epoch())));
         client.shutdown().await.unwrap();
+    });
+}
+
+/// Members that take an epoch and say nothing hold nobody up for longer than a question may take.
+#[test]
+fn an_epoch_is_set_in_time_while_the_members_are_silent() {
+    run(async {
+        let (network, mut admission, dial) = (MemoryNetwork::new(), authority(1), Dial::default());
+        let mut nodes: Vec<Mesh> = Vec::new();
+        for number in 0..2 {
+            let id = identity(number).node_id();
+            let place = network.join(id, NativeRuntime::shared().unwrap()).unwrap();
+            let builder = datamesh::builder().identity(identity(number)).capacity(CAPACITY);
+            let builder = builder
+                .transport(FaultyTransport::new(place, &dial))
+                .certificate(certificate(&admission, id, "zone-0"));
+            let builder = match nodes.first() {
+                None => builder.admission([admission.key()]),
+                Some(first) => builder.join(first.ticket().unwrap()),
+            };
+            nodes.push(builder.open().await.unwrap());
+        }
+        let client = datamesh::builder().network(&network).capacity(0);
+        let client = client.join(nodes[0].ticket().unwrap()).open().await.unwrap();
+        for mesh in [&nodes[0], &client] {
+            mesh.wait_for_nodes(2, PATIENCE).await.unwrap();
+        }
+        dial.set(Fault::Silent);
+        let epoch = admission.revoke(identity(50).node_id()).unwrap();
+        let both = future::join(nodes[0].set_epoch(epoch.clone()), client.set_epoch(epoch.clone()));
+        let (node, client) = within(Duration::from_secs(20), both).await;
+        assert_eq!(node.unwrap(), 0, "nobody has answered");
+        let error = client.unwrap_err();
+        let expected = (ErrorKind::OutcomeUnknown, Some("set epoch"));
+        assert_eq!((error.kind(), error.operation()), expected, "{error}");
+        assert_eq!(nodes[0].epoch().as_ref(), Some(epoch.epoch()));
     });
 }
 

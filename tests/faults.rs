@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use common::lab::{Disk, Fault, Lab, Settings, pairs};
 use common::{noise, run, within};
-use datamesh::{Capability, ErrorKind, Event, Mesh, NodeId, ObjectId, Receipt};
+use datamesh::sim::Role;
+use datamesh::{Capability, ErrorKind, Event, Mesh, NodeId, ObjectId, ObjectStream, Receipt};
 use futures::StreamExt;
 use futures::channel::oneshot;
+use futures::future::{BoxFuture, join_all};
 
 /// Ten segments and a rest, in one extent.
 const LEN: usize = 170_000;
@@ -150,20 +152,135 @@ fn all_nodes_stopped() {
     });
 }
 
+/// What came of a verb, whatever it gives.
+fn outcome<V, T: Send + 'static>(verb: V) -> BoxFuture<'static, datamesh::Result<()>>
+where
+    V: IntoFuture<Output = datamesh::Result<T>, IntoFuture: Send + 'static>,
+{
+    let verb = verb.into_future();
+    Box::pin(async move { verb.await.map(drop) })
+}
+
 #[test]
 fn a_deadline_ends_what_silent_nodes_hold_up() {
     run(async {
-        let lab = Lab::open().await;
-        let receipt = put(&lab.client, &noise(LEN, 7)).await;
+        let (lab, home) = (Lab::open().await, tempfile::tempdir().unwrap());
+        let (mesh, bytes) = (&lab.client, noise(LEN, 7));
+        let own = &put(mesh, &bytes).await.capability;
         for site in &lab.sites {
             site.dial.set(Fault::Silent);
         }
         let limit = Duration::from_millis(300);
-        let got = within(PROMPT, lab.client.get(&receipt.capability).deadline(limit).into_future()).await;
-        assert_eq!(got.unwrap_err().kind(), ErrorKind::TimedOut);
-        let put = within(PROMPT, lab.client.put(noise(LEN, 8)).deadline(limit).into_future()).await;
-        let error = put.unwrap_err();
-        assert_eq!((error.kind(), error.operation()), (ErrorKind::TimedOut, Some("put")));
+        let get = || mesh.get(own).deadline(limit);
+        let verbs = [
+            ("get", outcome(get())),
+            ("get", outcome(get().reader())),
+            ("get", outcome(get().stream())),
+            ("get", outcome(get().to_path(home.path().join("new")))),
+            ("put", outcome(mesh.put(noise(LEN, 8)).deadline(limit))),
+            ("put", outcome(mesh.put("small").deadline(limit))),
+            ("stat", outcome(mesh.stat(own).deadline(limit))),
+            ("remove", outcome(mesh.remove(own).deadline(limit))),
+            ("health", outcome(mesh.health(own).deadline(limit))),
+            ("explain", outcome(mesh.explain(own).deadline(limit))),
+            ("repair", outcome(mesh.repair(own).deadline(limit))),
+            ("drain", outcome(lab.sites[5].mesh.drain().deadline(limit))),
+        ];
+        let ended = verbs.map(async |(verb, outcome)| (verb, outcome.await));
+        // Sooner than any of the steps that they take would give up.
+        for (verb, outcome) in within(PROMPT / 2, join_all(ended)).await {
+            let error = outcome.expect_err(verb);
+            assert_eq!((error.kind(), error.operation()), (ErrorKind::TimedOut, Some(verb)), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "something is left behind");
+    });
+}
+
+/// Those whom a verb is asked of, and what for.
+struct Asked {
+    client: Mesh,
+    node: Mesh,
+    other: NodeId,
+    own: Capability,
+    /// What was opened before the others fell silent.
+    stream: ObjectStream,
+}
+
+/// A verb without a deadline: what it comes to while all others are silent, and after how many seconds at most.
+type Verb = (&'static str, ErrorKind, u64, fn(Asked) -> BoxFuture<'static, datamesh::Result<()>>);
+
+const VERBS: [Verb; 16] = [
+    ("get", ErrorKind::Unavailable, 12, |asked| outcome(asked.client.get(asked.own))),
+    ("get", ErrorKind::Unavailable, 60, |asked| {
+        let mut stream = asked.stream;
+        Box::pin(async move { stream.next().await.transpose().map(drop) })
+    }),
+    ("put", ErrorKind::NotStored, 60, |asked| outcome(asked.client.put(noise(LEN, 8)))),
+    // Three are to take the manifest, then the three others, and then all are to give it up again.
+    ("put", ErrorKind::OutcomeUnknown, 130, |asked| outcome(asked.client.put("small"))),
+    ("stat", ErrorKind::Unavailable, 12, |asked| outcome(asked.client.stat(asked.own))),
+    ("remove", ErrorKind::Unavailable, 12, |asked| outcome(asked.client.remove(asked.own))),
+    ("health", ErrorKind::Unavailable, 12, |asked| outcome(asked.client.health(asked.own))),
+    ("explain", ErrorKind::Unavailable, 12, |asked| outcome(asked.client.explain(asked.own))),
+    ("repair", ErrorKind::Unavailable, 12, |asked| outcome(asked.client.repair(asked.own))),
+    ("drain", ErrorKind::TimedOut, 60, |asked| outcome(asked.node.drain().deadline(Duration::from_secs(60)))),
+    ("wait for nodes", ErrorKind::TimedOut, 10, |asked| {
+        Box::pin(async move { asked.client.wait_for_nodes(7, Duration::from_secs(10)).await })
+    }),
+    ("ping", ErrorKind::TimedOut, 10, |asked| {
+        Box::pin(async move { asked.client.ping(asked.other).await.map(drop) })
+    }),
+    ("ping", ErrorKind::TimedOut, 10, |asked| {
+        Box::pin(async move { asked.node.ping(asked.other).await.map(drop) })
+    }),
+    ("bandwidth", ErrorKind::TimedOut, 40, |asked| {
+        Box::pin(async move { asked.client.bandwidth(asked.other, 1 << 20).await.map(drop) })
+    }),
+    ("forget", ErrorKind::TimedOut, 10, |asked| {
+        Box::pin(async move { asked.client.forget(asked.other).await })
+    }),
+    ("forget", ErrorKind::Busy, 0, |asked| Box::pin(async move { asked.node.forget(asked.other).await })),
+];
+
+/// In simulated time, of which there is enough.
+#[test]
+fn each_verb_has_limits_of_its_own_for_silent_nodes() {
+    for (verb, kind, seconds, run) in VERBS {
+        let sim = datamesh::sim::mesh(1).nodes(6).open().unwrap();
+        let story = async {
+            let client = sim.add_client().await?;
+            let (client, node) = (sim.mesh(client)?, sim.mesh(0)?);
+            client.wait_for_nodes(6, Duration::from_secs(60)).await?;
+            let own = client.put(noise(LEN, 7)).await?.capability;
+            let stream = client.get(&own).stream().await?;
+            for number in 0..6 {
+                sim.role(number, Some(Role::Silent));
+            }
+            let (other, began) = (sim.node_id(1)?, sim.now());
+            let outcome = run(Asked { client, node, other, own, stream }).await;
+            Ok::<_, datamesh::Error>((outcome, sim.now() - began))
+        };
+        let (outcome, took) = sim.run(story).unwrap().unwrap();
+        let error = outcome.expect_err(verb);
+        assert_eq!((error.kind(), error.operation()), (kind, Some(verb)), "after {took:?}: {error}");
+        // The network's own delays are among it.
+        assert!(took <= Duration::from_secs(seconds) + Duration::from_secs(1), "{verb}: {took:?}");
+    }
+}
+
+#[test]
+fn the_mesh_key_is_changed_in_time_while_the_members_are_silent() {
+    run(async {
+        let (lab, overlap) = (Lab::open().await, Duration::from_secs(3600));
+        for site in &lab.sites {
+            site.dial.set(Fault::Silent);
+        }
+        let changes = [&lab.client, &lab.sites[0].mesh].map(|mesh| mesh.rotate_key(overlap));
+        for changed in within(2 * PROMPT, join_all(changes)).await {
+            let error = changed.unwrap_err();
+            let expected = (ErrorKind::OutcomeUnknown, Some("rotate key"));
+            assert_eq!((error.kind(), error.operation()), expected, "{error}");
+        }
     });
 }
 
