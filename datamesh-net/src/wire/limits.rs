@@ -54,8 +54,9 @@ pub struct Limits {
     /// it bounds how long a peer can hold a stream and its memory with a frame that it does not finish: each step of
     /// 64 KiB, and all together, may take the time of their bytes and the grace. Who sends nothing has 34 s.
     pub least_bytes_per_second: u64,
-    /// What the transfer of every message is given on top, and how long one that a peer sends, or has asked for, may
-    /// wait for room among the bytes under way: 30 s. Then its stream is reset.
+    /// What the transfer of every message is given on top: 30 s. A peer's request may wait for so long up to three
+    /// times: for room among the bytes under way, for its turn while replies wait for theirs, and for room for its own
+    /// reply; then its stream is reset. A call of this node waits for room until its deadline.
     pub grace: Duration,
     /// How long a stream may lie idle before this node, as the one who serves it, closes it: 60 s. Whoever opened the
     /// stream closes it after half of that, so that no request meets a stream that is being closed.
