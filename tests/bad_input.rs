@@ -291,6 +291,31 @@ fn an_unknown_version_is_refused() {
     });
 }
 
+/// The shortest and the longest segments there may be, in objects that end with a segment and beside it.
+#[test]
+fn lengths_of_segments() {
+    run(async {
+        let open = |bytes| datamesh::builder().segment_bytes(bytes).capacity(1 << 30).open();
+        for bytes in [0, (1 << 10) - 1, (4 << 20) + 1, u32::MAX] {
+            assert_eq!(kind(open(bytes).await), ErrorKind::InvalidInput, "{bytes}");
+        }
+        for bytes in [1 << 10, (1 << 10) + 1, (4 << 20) - 1, 4 << 20] {
+            let mesh = open(bytes).await.unwrap();
+            // More than what lies in the manifest itself.
+            let whole = (bytes * ((16 << 10) / bytes + 1)) as usize;
+            // With a single shard the longest blobs that there are.
+            for redundancy in [Redundancy::default(), Redundancy::new(1, 0).unwrap()] {
+                for len in [whole - 1, whole, whole + 1] {
+                    let content = noise(len, 1);
+                    let receipt = mesh.put(content.clone()).redundancy(redundancy).await.unwrap();
+                    let got = mesh.get(&receipt.capability).await.unwrap();
+                    assert!(got == content, "{len} bytes in segments of {bytes} with {redundancy}");
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn a_full_disk() {
     run(async {
