@@ -16,17 +16,17 @@ pub(super) const MAX_FINDINGS: usize = 1 << 14;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Urgency {
     Short(usize),
+    /// It is lost but for what can be had in single segments: it is tried after all that can be repaired for certain, and
+    /// not soon again, so that it keeps nothing waiting for long.
+    Hopeless,
     Away,
     /// Others were to see to it, and have not.
     Overdue,
-    /// It is lost but for what can be had in single segments: it is tried, and keeps nothing waiting that can be
-    /// repaired.
-    Hopeless,
 }
 
 impl Urgency {
     fn of(plan: &ExtentPlan) -> Option<Self> {
-        if plan.is_due {
+        if plan.is_due && !plan.lost.is_empty() {
             return Some(if plan.is_repairable { Self::Short(plan.spare) } else { Self::Hopeless });
         }
         let away = (!plan.moves.is_empty() || !plan.surplus.is_empty()).then_some(Self::Away);
@@ -146,7 +146,7 @@ impl Findings {
     }
 
     /// Takes in what is to be done for an extent; the put that wrote a young one may still be at work. What it has
-    /// claimed is overdue.
+    /// claimed is overdue, and what it has lost is to be tried now.
     pub(super) fn take_extent(&mut self, entry: Entry<ExtentId>, plan: &ExtentPlan, is_young: bool) {
         let is_waiting = plan.is_open || plan.is_due || is_young;
         self.is_waiting |= is_waiting;
@@ -266,8 +266,21 @@ mod tests {
         let hopeless = ExtentPlan { is_repairable: false, margin: None, ..short(0) };
         findings.take_extent(entry(id(5)), &hopeless, false);
         let order: Vec<ExtentId> = findings.extents.values().map(|entry| entry.id).collect();
-        assert_eq!(order, [id(1), id(2), id(0), id(3), id(4), id(5)]);
+        assert_eq!(order, [id(1), id(2), id(0), id(5), id(3), id(4)]);
         assert_eq!(findings.bytes, 50, "one shard each of five");
+    }
+
+    #[test]
+    fn what_was_tried_in_vain_is_looked_at_and_not_worked_on() {
+        let mut findings = Findings::default();
+        let hopeless = ExtentPlan { is_repairable: false, margin: None, lost: Vec::new(), ..short(0) };
+        findings.take_extent(entry(id(0)), &hopeless, false);
+        let away = ExtentPlan { moves: short(0).lost, ..hopeless };
+        findings.take_extent(entry(id(1)), &away, false);
+        assert!(findings.is_waiting);
+        assert_eq!(findings.agenda.extents, BTreeSet::from([id(0), id(1)]));
+        assert_eq!(findings.extents.values().map(|entry| entry.id).collect::<Vec<_>>(), [id(1)]);
+        assert_eq!((findings.bytes, findings.tally().away), (10, 2), "one shard that is moved");
     }
 
     #[test]

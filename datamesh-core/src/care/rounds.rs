@@ -61,8 +61,9 @@ const MAX_WAITING: usize = 2 * MAX_FINDINGS;
 /// For so long a node that took nothing is passed over where another one will do: its disk may be full, or hang.
 pub(super) const REFUSED: Duration = Duration::from_secs(240);
 
-/// For so long an extent is left as it is after something was tried with it in vain that costs much. To give shards up
-/// costs their homes the reading of all that they have of them.
+/// For so long an extent is left as it is after something was tried with it in vain that costs much: to give shards
+/// up costs their homes the reading of all that they have of them, and to repair what has too few of them makes, stages
+/// and takes back the segments that can be made.
 const LEFT: Duration = Duration::from_secs(3600);
 
 /// Whether a node that fails so will do so again if it is soon asked anew. One that does not answer in time costs a minute
@@ -124,6 +125,8 @@ pub(super) struct Memory {
     claimed: BTreeMap<ExtentId, Instant>,
     /// When extents of which shards could not be given up are tried again. Bounded by [`MAX_FINDINGS`].
     kept: BTreeMap<ExtentId, Instant>,
+    /// When extents of which fewer than k indexes are there are tried again. Bounded by [`MAX_FINDINGS`].
+    hopeless: BTreeMap<ExtentId, Instant>,
     /// Who lately took nothing that it should, and when. At most as many as there are members.
     refused: BTreeMap<NodeId, Instant>,
     /// How many rounds in a row had work and brought nothing about.
@@ -313,6 +316,7 @@ impl Care {
         memory.waiting.retain(|id, _| found.contains(id));
         memory.claimed.retain(|id, _| findings.agenda.extents.contains(id));
         memory.kept.retain(|id, _| findings.agenda.extents.contains(id));
+        memory.hopeless.retain(|id, _| findings.agenda.extents.contains(id));
         memory.agenda = findings.agenda.clone();
         drop(memory);
         Ok((scope, findings))
@@ -362,6 +366,9 @@ impl Care {
                 Some(mut plan) => {
                     if !self.is_overdue(entry.id, &plan) {
                         plan.claimed.clear();
+                    }
+                    if self.is_left(entry.id, &plan) {
+                        plan.lost.clear();
                     }
                     findings.take_extent(entry, &plan, is_young);
                 }
@@ -431,7 +438,10 @@ impl Care {
         let mut deeds = Deeds::default();
         let (seats, is_turn) = self.seats_to_fill(entry.id, &plan);
         if !seats.is_empty() {
-            deeds.add(self.repair(entry.id, &plan, seats, is_turn).await);
+            let repaired = self.repair(entry.id, &plan, seats, is_turn).await;
+            let is_in_vain = !plan.is_repairable && !repaired.acted;
+            note_tried(&mut self.memory().hopeless, entry.id, is_in_vain, self.engine.runtime.now());
+            deeds.add(repaired);
         }
         deeds.add(self.settle_extent(entry, &plan).await);
         if self.is_overdue(entry.id, &plan) {
@@ -451,10 +461,16 @@ impl Care {
         note_claims(&mut self.memory().claimed, id, plan, now)
     }
 
+    /// Whether nothing of what is lost can be made anew but with luck, and that was tried in vain lately.
+    fn is_left(&self, id: ExtentId, plan: &ExtentPlan) -> bool {
+        let now = self.engine.runtime.now();
+        !plan.is_repairable && left_until(&self.memory().hopeless, id, now).is_some()
+    }
+
     /// The seats of what is lost that this node fills now, and whether it is its turn: then all of them, and else its
     /// own. That it lacks something only this node may know: the others have last seen that all was well.
     fn seats_to_fill(&self, id: ExtentId, plan: &ExtentPlan) -> (Vec<Seat>, bool) {
-        if !plan.is_due {
+        if !plan.is_due || self.is_left(id, plan) {
             return (Vec::new(), false);
         }
         if self.is_my_turn(*id.as_bytes(), plan.turn) {

@@ -171,8 +171,9 @@ pub(crate) fn scattered_losses(seed: u64) -> std::result::Result<(), String> {
 }
 
 /// One segment is lost on so many disks that of some objects nothing of it can be made anew, and a node is lost for good:
-/// what is tried in vain, again and again, leaves nothing on those who were to take it.
+/// what is tried in vain, again and again, is tried seldom and leaves nothing on those who were to take it.
 pub(crate) fn beyond_repair(seed: u64) -> std::result::Result<(), String> {
+    const HOURS: u64 = 4;
     tell(builder(seed).nodes(9), |sim| async move {
         let all = put_some(&sim, 12).await?;
         sim.sleep(3 * MINUTE).await;
@@ -183,6 +184,11 @@ pub(crate) fn beyond_repair(seed: u64) -> std::result::Result<(), String> {
         sim.sleep(30 * MINUTE).await;
         let margins: Vec<_> = healths(&sim, 8, &all).await?.iter().map(|health| health.margin).collect();
         must!(margins.contains(&None), "margins of {margins:?}");
+        let before = sum(&sim, |metrics| metrics.shards_rebuilt);
+        sim.sleep(HOURS as u32 * 60 * MINUTE).await;
+        let made = sum(&sim, |metrics| metrics.shards_rebuilt).saturating_sub(before);
+        // Tried every minute it is thousands in an hour.
+        must!(made > 0 && made <= HOURS * 200, "{made} shards were made in vain in {HOURS} hours");
         let mut seen = Vec::new();
         for _ in 0..20 {
             sim.sleep(Duration::from_secs(7)).await;
