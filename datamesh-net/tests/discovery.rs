@@ -4,15 +4,13 @@
 
 mod common;
 
-use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs, UdpSocket};
 
 #[cfg(feature = "quic")]
 use common::nodes::QUIC;
 #[cfg(any(feature = "kad", feature = "nat"))]
 use common::nodes::event;
-use common::nodes::libp2p::port;
-use common::nodes::{LIMIT, TCP, echo};
+use common::nodes::{LIMIT, TCP, echo, has_ip6, say};
 use common::run;
 use datamesh_core::ErrorKind;
 #[cfg(any(feature = "kad", feature = "nat"))]
@@ -26,36 +24,89 @@ async fn node(secret: u8, mesh: u8, listen: &[&str], discovery: Discovery) -> Li
     Libp2pTransport::open(config).await.unwrap()
 }
 
+/// A node that is dialled by a name, and again where only its name is known, however it is reached.
+async fn looks_up(name: &str, listen: &str) {
+    let (ours, theirs) =
+        (node(1, 7, &[], Discovery::new()).await, node(2, 7, &[listen], Discovery::new()).await);
+    let listening = theirs.listen_addresses().remove(0);
+    let behind = listening.as_str().splitn(4, '/').nth(3).unwrap();
+    let address: Address = format!("/{name}/{behind}").parse().unwrap();
+    assert_eq!(ours.connect(address.clone(), LIMIT).await.unwrap(), theirs.local_node(), "{address}");
+    echo(&ours, &theirs).await;
+    let third = node(3, 7, &[], Discovery::new()).await;
+    third.set_peers(vec![PeerRoute { node: theirs.local_node(), addresses: vec![address] }]);
+    echo(&third, &theirs).await;
+    assert_eq!(third.reach(theirs.local_node()), ours.reach(theirs.local_node()));
+    let nowhere: Address = format!("/dns4/nowhere.invalid/{behind}").parse().unwrap();
+    let error = ours.connect(nowhere, LIMIT).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+}
+
 #[test]
 fn names_are_looked_up() {
-    run(async {
-        let (ours, theirs) =
-            (node(1, 7, &[], Discovery::new()).await, node(2, 7, &[TCP], Discovery::new()).await);
-        let address: Address = format!("/dns4/localhost/tcp/{}", port(&theirs)).parse().unwrap();
-        assert_eq!(ours.connect(address.clone(), LIMIT).await.unwrap(), theirs.local_node());
+    run(looks_up("dns4/localhost", TCP));
+}
+
+#[cfg(feature = "quic")]
+#[test]
+fn names_are_looked_up_over_quic() {
+    run(looks_up("dns4/localhost", QUIC));
+}
+
+/// A name that stands for `::1`, where the machine has any.
+fn ip6_name() -> Option<&'static str> {
+    let is_one = |name: &&str| {
+        let found = (*name, 0).to_socket_addrs();
+        found.is_ok_and(|mut found| {
+            found.any(|address| address.ip() == IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]))
+        })
+    };
+    let found = ["localhost", "ip6-localhost", "localhost6"].into_iter().find(is_one).filter(|_| has_ip6());
+    if found.is_none() {
+        say("skipped: no name on this machine stands for ::1");
+    }
+    found
+}
+
+#[test]
+fn names_with_ipv6_are_looked_up() {
+    let Some(name) = ip6_name() else { return };
+    run(looks_up(&format!("dns6/{name}"), "/ip6/::1/tcp/0"));
+}
+
+#[cfg(feature = "quic")]
+#[test]
+fn names_with_ipv6_are_looked_up_over_quic() {
+    let Some(name) = ip6_name() else { return };
+    run(looks_up(&format!("dns6/{name}"), "/ip6/::1/udp/0/quic-v1"));
+}
+
+/// A node that listens on both kinds of IP is reached at either.
+async fn serves_both_kinds_of_ip(listen: [&str; 2], reach: Reach) {
+    let theirs = node(1, 7, &listen, Discovery::new()).await;
+    let addresses = theirs.listen_addresses();
+    assert_eq!(addresses.len(), 2, "{addresses:?}");
+    for (number, address) in addresses.into_iter().enumerate() {
+        let ours = node(number as u8 + 2, 7, &[], Discovery::new()).await;
+        assert_eq!(ours.connect(address, LIMIT).await.unwrap(), theirs.local_node());
+        assert_eq!(ours.reach(theirs.local_node()), Some(reach));
         echo(&ours, &theirs).await;
-        let third = node(3, 7, &[], Discovery::new()).await;
-        third.set_peers(vec![PeerRoute { node: theirs.local_node(), addresses: vec![address] }]);
-        echo(&third, &theirs).await;
-        let nowhere: Address = "/dns4/nowhere.invalid/tcp/4001".parse().unwrap();
-        let error = ours.connect(nowhere, LIMIT).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
-    });
+    }
 }
 
 #[test]
 fn both_kinds_of_ip_are_served_at_once() {
-    run(async {
-        let theirs = node(1, 7, &[TCP, "/ip6/::1/tcp/0"], Discovery::new()).await;
-        let addresses = theirs.listen_addresses();
-        assert_eq!(addresses.len(), 2, "{addresses:?}");
-        for (number, address) in addresses.into_iter().enumerate() {
-            let ours = node(number as u8 + 2, 7, &[], Discovery::new()).await;
-            assert_eq!(ours.connect(address, LIMIT).await.unwrap(), theirs.local_node());
-            assert_eq!(ours.reach(theirs.local_node()), Some(Reach::Tcp));
-            echo(&ours, &theirs).await;
-        }
-    });
+    if has_ip6() {
+        run(serves_both_kinds_of_ip([TCP, "/ip6/::1/tcp/0"], Reach::Tcp));
+    }
+}
+
+#[cfg(feature = "quic")]
+#[test]
+fn both_kinds_of_ip_are_served_at_once_over_quic() {
+    if has_ip6() {
+        run(serves_both_kinds_of_ip([QUIC, "/ip6/::1/udp/0/quic-v1"], Reach::Quic));
+    }
 }
 
 #[cfg(feature = "quic")]
@@ -84,10 +135,7 @@ fn own_ip() -> Option<Ipv4Addr> {
 #[test]
 fn only_the_widest_addresses_are_told() {
     let Some(ip) = own_ip() else {
-        // What is printed is not seen of a test that passes.
-        let mut seen = std::io::stderr().lock();
-        writeln!(seen, "skipped: this machine has no address beside loopback").unwrap();
-        return;
+        return say("skipped: this machine has no address beside loopback");
     };
     run(async {
         let network = format!("/ip4/{ip}/tcp/0");

@@ -1,6 +1,7 @@
 //! Nodes for the tests of the networks, and what these do with them.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 #[cfg(all(feature = "local", unix))]
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -63,6 +64,20 @@ pub(crate) mod local {
         let names = std::fs::read_dir(home.join("d")).unwrap().map(|entry| entry.unwrap().path());
         names.into_iter().find(|path| path.file_name().unwrap() != "lock").unwrap()
     }
+}
+
+/// Says why a test checks nothing on this machine. What is printed is not seen of a test that passes.
+pub(crate) fn say(what: &str) {
+    writeln!(std::io::stderr().lock(), "{what}").unwrap();
+}
+
+/// Whether this machine has IPv6, if only on loopback. Where it has not, it is said.
+pub(crate) fn has_ip6() -> bool {
+    let has = TcpListener::bind("[::1]:0").is_ok();
+    if !has {
+        say("skipped: this machine has no address ::1");
+    }
+    has
 }
 
 /// Limits that differ from the usual ones.
