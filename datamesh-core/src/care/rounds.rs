@@ -61,10 +61,13 @@ const MAX_WAITING: usize = 2 * MAX_FINDINGS;
 /// For so long a node that took nothing is passed over where another one will do: its disk may be full, or hang.
 pub(super) const REFUSED: Duration = Duration::from_secs(240);
 
-/// For so long an extent is left as it is after something was tried with it in vain that costs much: to give shards
-/// up costs their homes the reading of all that they have of them, and to repair what has too few of them makes, stages
-/// and takes back the segments that can be made.
-const LEFT: Duration = Duration::from_secs(3600);
+/// For so long an extent is left as it is after shards of it could not be given up: to try it costs its homes the reading
+/// of all that they have of them.
+const KEPT: Duration = Duration::from_secs(3600);
+
+/// For so long an extent of which fewer than k indexes are there is left as it is after a repair in vain: it makes, stages
+/// and takes back the segments that can be made. No longer, for whoever was silent may have the last shard of another.
+const IN_VAIN: Duration = Duration::from_secs(600);
 
 /// Whether a node that fails so will do so again if it is soon asked anew. One that does not answer in time costs a minute
 /// each time, and a minute for each of thousands of extents is days.
@@ -98,11 +101,11 @@ fn left_until(left: &BTreeMap<ExtentId, Instant>, id: ExtentId, now: Instant) ->
     left.get(&id).copied().filter(|until| now < *until)
 }
 
-/// Notes whether something was tried with an extent in vain; what is too much to note is tried again with the rest.
-fn note_tried(left: &mut BTreeMap<ExtentId, Instant>, id: ExtentId, is_in_vain: bool, now: Instant) {
+/// Notes until when an extent is left as it is where something was tried with it in vain; what is too much to note is tried again with the rest.
+fn note_tried(left: &mut BTreeMap<ExtentId, Instant>, id: ExtentId, is_in_vain: bool, until: Instant) {
     left.remove(&id);
     if is_in_vain && left.len() < MAX_FINDINGS {
-        left.insert(id, now + LEFT);
+        left.insert(id, until);
     }
 }
 
@@ -440,7 +443,8 @@ impl Care {
         if !seats.is_empty() {
             let repaired = self.repair(entry.id, &plan, seats, is_turn).await;
             let is_in_vain = !plan.is_repairable && !repaired.acted;
-            note_tried(&mut self.memory().hopeless, entry.id, is_in_vain, self.engine.runtime.now());
+            let until = self.engine.runtime.now() + IN_VAIN;
+            note_tried(&mut self.memory().hopeless, entry.id, is_in_vain, until);
             deeds.add(repaired);
         }
         deeds.add(self.settle_extent(entry, &plan).await);
@@ -540,7 +544,8 @@ impl Care {
 
     /// Notes whether shards of an extent could be given up.
     pub(super) fn note_kept(&self, id: ExtentId, is_kept: bool) {
-        note_tried(&mut self.memory().kept, id, is_kept, self.engine.runtime.now());
+        let until = self.engine.runtime.now() + KEPT;
+        note_tried(&mut self.memory().kept, id, is_kept, until);
     }
 
     /// The nodes that lately took nothing of what they should.

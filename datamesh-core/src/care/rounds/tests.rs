@@ -49,17 +49,17 @@ fn no_more_claims_are_remembered_than_findings() {
 }
 
 #[test]
-fn what_was_tried_in_vain_is_left_for_an_hour() {
+fn what_was_tried_in_vain_is_left_for_a_while() {
     let mut left = BTreeMap::new();
     assert_eq!(left_until(&left, id(0), at(0)), None);
-    note_tried(&mut left, id(0), true, at(10));
+    note_tried(&mut left, id(0), true, at(3610));
     assert_eq!(left_until(&left, id(0), at(10)), Some(at(3610)));
     assert_eq!(left_until(&left, id(0), at(3609)), Some(at(3610)));
     assert_eq!(left_until(&left, id(0), at(3610)), None);
     assert_eq!(left_until(&left, id(1), at(10)), None, "another one");
-    note_tried(&mut left, id(0), true, at(4000));
+    note_tried(&mut left, id(0), true, at(7600));
     assert_eq!(left_until(&left, id(0), at(4000)), Some(at(7600)), "it begins anew");
-    note_tried(&mut left, id(0), false, at(4100));
+    note_tried(&mut left, id(0), false, at(7700));
     assert_eq!(left_until(&left, id(0), at(4100)), None);
     assert!(left.is_empty());
 }
@@ -67,12 +67,12 @@ fn what_was_tried_in_vain_is_left_for_an_hour() {
 #[test]
 fn no_more_is_left_than_findings() {
     let mut left: BTreeMap<ExtentId, Instant> = (0..MAX_FINDINGS).map(|number| (id(number), at(1))).collect();
-    note_tried(&mut left, id(MAX_FINDINGS), true, at(0));
+    note_tried(&mut left, id(MAX_FINDINGS), true, at(3600));
     assert_eq!((left.len(), left_until(&left, id(MAX_FINDINGS), at(0))), (MAX_FINDINGS, None));
-    note_tried(&mut left, id(0), true, at(0));
+    note_tried(&mut left, id(0), true, at(3600));
     assert_eq!(left_until(&left, id(0), at(0)), Some(at(3600)), "it is noted already");
-    note_tried(&mut left, id(1), false, at(0));
-    note_tried(&mut left, id(MAX_FINDINGS), true, at(0));
+    note_tried(&mut left, id(1), false, at(3600));
+    note_tried(&mut left, id(MAX_FINDINGS), true, at(3600));
     assert_eq!((left.len(), left_until(&left, id(MAX_FINDINGS), at(0))), (MAX_FINDINGS, Some(at(3600))));
 }
 
