@@ -27,11 +27,17 @@ pub(crate) struct Effort<'a> {
     pub(crate) befell: &'a BTreeMap<Kind, usize>,
     /// In how many rounds there were some.
     pub(crate) rounds: usize,
+    /// Whether somebody stopped it before its time was over.
+    pub(crate) stopped: bool,
 }
 
 impl Effort<'_> {
-    /// What was too little for the run to show anything, if anything was.
+    /// What was too little for the run to show anything, if anything was. Of a run that somebody stopped nothing is
+    /// asked: it shows what it shows.
     pub(crate) fn shortfalls(&self) -> Vec<String> {
+        if self.stopped {
+            return Vec::new();
+        }
         let puts = self.count(|one| one.verb == Verb::Put);
         let kept = self.count(|one| one.verb == Verb::Put && one.outcome == Outcome::Done);
         let read = self.count(|one| one.verb == Verb::Get && one.outcome == Outcome::Right);
@@ -91,7 +97,9 @@ mod tests {
         .concat();
         let befell = befell.iter().map(|kind| (*kind, 1)).collect();
         let lasted = Duration::from_secs(180);
-        Effort { history: &history, lasted, wanted: &WANTED, befell: &befell, rounds }.shortfalls()
+        let effort =
+            Effort { history: &history, lasted, wanted: &WANTED, befell: &befell, rounds, stopped: false };
+        effort.shortfalls()
     }
 
     #[test]
@@ -113,8 +121,19 @@ mod tests {
             let puts = operations(Verb::Put, Outcome::Done, count);
             let history = [puts, operations(Verb::Get, Outcome::Right, count)].concat();
             let (lasted, wanted) = (Duration::from_secs(6), &WANTED);
-            let effort = Effort { history: &history, lasted, wanted, befell: &befell, rounds: 1 };
+            let (befell, rounds) = (&befell, 1);
+            let effort = Effort { history: &history, lasted, wanted, befell, rounds, stopped: false };
             assert_eq!(effort.shortfalls().len(), expected, "{count}");
+        }
+    }
+
+    #[test]
+    fn who_stops_a_run_before_the_first_round_breaks_no_promise() {
+        let befell = BTreeMap::new();
+        for (stopped, expected) in [(false, 3), (true, 0)] {
+            let (history, lasted) = (&[], Duration::from_secs(2));
+            let effort = Effort { history, lasted, wanted: &WANTED, befell: &befell, rounds: 0, stopped };
+            assert_eq!(effort.shortfalls().len(), expected);
         }
     }
 

@@ -138,17 +138,18 @@ impl Run<'_> {
             self.round(&mut deck, &first)?;
         }
         let lasted = began.elapsed();
+        let stopped = lasted < self.options.duration() && self.stop.load(Ordering::Relaxed);
         let healed = self.heal(&first)?;
         self.forget_all(&first);
         self.book.stop.store(true, Ordering::Relaxed);
         load.join().map_err(|_| "the clients ended by a panic")?;
-        self.judge_effort(lasted);
+        self.judge_effort(lasted, stopped);
         if !healed {
             self.say("what has not healed is read all the same");
         }
         block_on(self.read_all())?;
         self.violations.extend(judge(&self.book.history()));
-        let mut summary = self.summary(lasted, &steady, &samples);
+        let mut summary = self.summary(lasted, stopped, &steady, &samples);
         for client in [first, second] {
             block_on(client.shutdown())?;
         }
@@ -331,10 +332,10 @@ impl Run<'_> {
     }
 
     /// Whether enough was done for anything to be shown.
-    fn judge_effort(&mut self, lasted: Duration) {
+    fn judge_effort(&mut self, lasted: Duration, stopped: bool) {
         let (history, wanted) = (self.book.history(), fault::wanted(&self.options.faults));
         let (befell, rounds) = (&self.befell, self.rounds);
-        let effort = Effort { history: &history, lasted, wanted: &wanted, befell, rounds };
+        let effort = Effort { history: &history, lasted, wanted: &wanted, befell, rounds, stopped };
         for shortfall in effort.shortfalls() {
             self.breach(shortfall);
         }
@@ -429,7 +430,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn summary(&mut self, lasted: Duration, steady: &[u32], samples: &Samples) -> Summary {
+    fn summary(&mut self, lasted: Duration, stopped: bool, steady: &[u32], samples: &Samples) -> Summary {
         let samples = samples.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let warm_up = lasted / 4;
         let growth: Vec<memory::Growth> = steady
@@ -460,6 +461,7 @@ impl Run<'_> {
             violations: self.violations.clone(),
             growth: growth.into_iter().zip(STEADY).collect(),
             judged,
+            stopped,
             thin: self.book.thin.load(Ordering::Relaxed),
             bytes: self.book.bytes.load(Ordering::Relaxed),
             carried: self.swarm.links.carried.load(Ordering::Relaxed),

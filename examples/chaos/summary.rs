@@ -26,6 +26,8 @@ pub(crate) struct Summary {
     pub(crate) growth: Vec<(Growth, usize)>,
     /// Whether the run was long enough for growth to count.
     pub(crate) judged: bool,
+    /// Whether somebody stopped it before its time was over: then it was not judged whether enough was done.
+    pub(crate) stopped: bool,
     /// Puts that were acknowledged with less than the full margin.
     pub(crate) thin: u64,
     pub(crate) bytes: u64,
@@ -113,6 +115,10 @@ impl Summary {
             lines.push(format!("BROKEN    at {:.1} s: {}", violation.at.as_secs_f64(), violation.text));
         }
         let verdict = match self.violations.len() {
+            0 if self.stopped => {
+                "every promise was kept until it was stopped early (not judged: whether enough was done)"
+                    .to_owned()
+            }
             0 => "every promise was kept".to_owned(),
             count => format!("{count} promises were broken; again with: {}", self.again),
         };
@@ -160,6 +166,7 @@ impl Summary {
             "slowest_healing_seconds": self.slowest_healing().as_secs_f64(),
             "growth": growth.collect::<Vec<_>>(),
             "growth_judged": self.judged,
+            "effort_judged": !self.stopped,
             "violations": broken.collect::<Vec<_>>(),
             "again": self.again,
         })
