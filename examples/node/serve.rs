@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use datamesh::net::libp2p::Discovery;
-use datamesh::{Builder, Error, ErrorKind, Event, Mesh, NodeState};
-use futures::StreamExt;
+use datamesh::{Builder, Error, ErrorKind, Event, Events, Mesh, NodeState};
 use futures::channel::mpsc;
 use futures::future::{self, Either};
+use futures::{FutureExt, StreamExt};
 use serde_json::json;
 
 use crate::Result;
@@ -63,19 +63,7 @@ pub(crate) async fn run(directory: &Path, builder: Builder, output: Output) -> R
     let mesh = builder.open().await?;
     let mut events = mesh.events();
     introduce(&mesh, directory, output);
-    let failure = loop {
-        match future::select(stop.next(), events.next()).await {
-            Either::Left(_) | Either::Right((None, _)) => break None,
-            Either::Right((Some(Event::StoreFailed(why)), _)) => break Some(store_failed(&why, output)),
-            Either::Right((Some(event), _)) => {
-                // What others should dial may have changed.
-                if matches!(event, Event::Listening(_) | Event::KeyChanged { .. }) {
-                    keep_ticket(&mesh, directory, output);
-                }
-                tell(&mesh, &event, output);
-            }
-        }
-    };
+    let failure = until_stopped(&mesh, &mut stop, &mut events, directory, output).await;
     place::remove_ticket(directory);
     output.result(&json!({ "event": "stopping" }), || say!("stopping"));
     let ended = mesh.shutdown().await;
@@ -86,6 +74,43 @@ pub(crate) async fn run(directory: &Path, builder: Builder, output: Output) -> R
     ended?;
     output.result(&json!({ "event": "stopped" }), || say!("stopped"));
     Ok(())
+}
+
+/// Tells what happens until the node is told to stop, or its store takes no more writes: that is given back.
+async fn until_stopped(
+    mesh: &Mesh,
+    stop: &mut mpsc::Receiver<()>,
+    events: &mut Events,
+    directory: &Path,
+    output: Output,
+) -> Option<Error> {
+    loop {
+        // It is told once: perhaps before anybody listened, or among so many events that it was missed.
+        if mesh.metrics().store_failures > 0 {
+            return Some(store_failed(&why_it_failed(events), output));
+        }
+        let event = match future::select(stop.next(), events.next()).await {
+            Either::Left(_) | Either::Right((None, _)) => return None,
+            Either::Right((Some(event), _)) => event,
+        };
+        match &event {
+            Event::StoreFailed(why) => return Some(store_failed(why, output)),
+            // What others should dial may have changed.
+            Event::Listening(_) | Event::KeyChanged { .. } => keep_ticket(mesh, directory, output),
+            _ => {}
+        }
+        tell(mesh, &event, output);
+    }
+}
+
+/// Why the store takes no more writes, where that is among the events that wait.
+fn why_it_failed(events: &mut Events) -> String {
+    while let Some(Some(event)) = events.next().now_or_never() {
+        if let Event::StoreFailed(why) = event {
+            return why;
+        }
+    }
+    "the store takes no more writes since an earlier failure of the disk".to_owned()
 }
 
 /// The node ends, so that whoever started it starts it again: its store is then opened anew, and looked through.
