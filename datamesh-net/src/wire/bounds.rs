@@ -1,5 +1,7 @@
 //! Each limit of the serving end is met exactly, stayed below by one, and exceeded by one.
 
+mod calling;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,8 +80,8 @@ fn header(head: u32, body: u32) -> Vec<u8> {
 /// Room for the longest message, with what is kept for small ones beside it.
 const LEAST: usize = LONGEST + SMALL;
 
-/// A large message: it takes none of what is kept for small ones.
-const LARGE: usize = SMALL + 100;
+/// The smallest large message: it takes none of what is kept for small ones.
+const LARGE: usize = SMALL + 1;
 
 /// The bytes in total of which so many are for messages of any length: a sixteenth is kept.
 fn in_total(bytes: usize) -> usize {
@@ -209,6 +211,36 @@ fn bytes_of_one_peer() {
 #[test]
 fn bytes_of_all_peers() {
     bytes_under_way(|limits, bytes| limits.bytes_in_total = in_total(bytes), [2, 3]);
+}
+
+/// Small messages of a peer that find no room beside its large ones share what is kept for them: what is over it waits
+/// until one of them is done, and holds up nobody else.
+#[test]
+fn small_messages_of_one_peer() {
+    block_on(async {
+        let first = 40 << 10;
+        for (second, passes) in [(SMALL - first, true), (SMALL - first + 1, false), (first, false)] {
+            let bench = Bench::new(|limits| limits.bytes_per_peer = LEAST);
+            let [mut promised, mut waits, mut one, mut two] = [(); 4].map(|()| bench.stream());
+            // More than lies between the two ends: once it is written, the promise has its room.
+            promised.write_all(&[promise(), vec![7; 40 * STEP]].concat()).await.unwrap();
+            for (stream, bytes) in [(&mut waits, LARGE), (&mut one, first)] {
+                frame::write(stream, Kind::Request, &message(0, bytes)).await.unwrap();
+            }
+            let held = bench.next().await;
+            assert_eq!(held.message.body.len(), first);
+            frame::write(&mut two, Kind::Request, &message(0, second)).await.unwrap();
+            assert_ne!(bench.hears_nothing().await, passes, "{second} bytes beside {first}");
+            if passes {
+                continue;
+            }
+            let mut other = bench.other(3).stream();
+            frame::write(&mut other, Kind::Request, &message(0, SMALL)).await.unwrap();
+            assert_eq!(bench.next().await.message.body.len(), SMALL);
+            held.reply.send(Message::default());
+            assert_eq!(bench.next().await.message.body.len(), second);
+        }
+    });
 }
 
 /// Replies that nobody reads take memory up to the limit: what is over it waits, and meanwhile one at a time is made, which

@@ -76,3 +76,52 @@ async fn acquire([peer, node]: [&Semaphore; 2], bytes: usize) -> io::Result<Take
     let second = node.acquire_many(bytes).await.map_err(io::Error::other)?;
     Ok([first, second])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What there is for messages of any length, and for small ones that find no room there.
+    fn figures(budget: &Budget) -> [usize; 2] {
+        [budget.any.available_permits(), budget.small.available_permits()]
+    }
+
+    /// Room for the longest message, with what is kept for small ones beside it.
+    const LEAST: usize = LONGEST + SMALL;
+
+    #[test]
+    fn what_is_kept_for_small_messages_of_all_peers() {
+        // From here on a sixteenth leaves room for the longest message.
+        let even = LONGEST + LONGEST / (PART - 1);
+        let table = [
+            (0, [0, SMALL]),
+            // A sixteenth of it is one small message.
+            (PART * SMALL, [(PART - 1) * SMALL, SMALL]),
+            (LEAST - 1, [LONGEST - 1, SMALL]),
+            (LEAST, [LONGEST, SMALL]),
+            (LEAST + 1, [LONGEST, SMALL + 1]),
+            (even - 1, [LONGEST, even - 1 - LONGEST]),
+            (even, [LONGEST, even / PART]),
+            (even + 1, [LONGEST + 1, even / PART]),
+            (256 << 20, [240 << 20, 16 << 20]),
+            (usize::MAX, [Semaphore::MAX_PERMITS, usize::MAX / PART]),
+        ];
+        for (bytes, expected) in table {
+            assert_eq!(figures(&Budget::of_all(bytes)), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_for_small_messages_of_one_peer() {
+        let table = [
+            (0, [0, SMALL]),
+            (LEAST - 1, [LONGEST - 1, SMALL]),
+            (LEAST, [LONGEST, SMALL]),
+            (16 << 20, [(16 << 20) - SMALL, SMALL]),
+            (usize::MAX, [Semaphore::MAX_PERMITS, SMALL]),
+        ];
+        for (bytes, expected) in table {
+            assert_eq!(figures(&Budget::of_peer(bytes)), expected, "{bytes}");
+        }
+    }
+}
