@@ -4,6 +4,8 @@
 
 mod common;
 
+#[cfg(feature = "nat")]
+use std::net::TcpListener;
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs, UdpSocket};
 
 #[cfg(feature = "quic")]
@@ -12,16 +14,37 @@ use common::nodes::QUIC;
 use common::nodes::event;
 use common::nodes::{LIMIT, TCP, echo, has_ip6, say};
 use common::run;
-use datamesh_core::ErrorKind;
 #[cfg(any(feature = "kad", feature = "nat"))]
 use datamesh_core::ports::TransportEvent;
 use datamesh_core::ports::{Address, PeerRoute, Reach, Transport};
+use datamesh_core::{ErrorKind, Result};
 use datamesh_net::libp2p::{Discovery, Libp2pConfig, Libp2pTransport};
 
 async fn node(secret: u8, mesh: u8, listen: &[&str], discovery: Discovery) -> Libp2pTransport {
+    open(secret, mesh, listen, discovery).await.unwrap()
+}
+
+async fn open(secret: u8, mesh: u8, listen: &[&str], discovery: Discovery) -> Result<Libp2pTransport> {
     let listen = listen.iter().map(|text| text.parse().unwrap()).collect();
     let config = Libp2pConfig::new([secret; 32], [mesh; 32]).listen(listen).discovery(discovery);
-    Libp2pTransport::open(config).await.unwrap()
+    Libp2pTransport::open(config).await
+}
+
+/// A node with NAT traversal that listens at three ports of 127.0.0.2. Nobody listens at the last of them on 127.0.0.1,
+/// and these at the others.
+#[cfg(feature = "nat")]
+async fn beside(secret: u8, mesh: u8) -> (Libp2pTransport, [TcpListener; 2], [u16; 3]) {
+    loop {
+        let all = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = all.each_ref().map(|listener| listener.local_addr().unwrap().port());
+        let listen = ports.map(|port| format!("/ip4/127.0.0.2/tcp/{port}"));
+        let [forwarded, foreign, _] = all;
+        match open(secret, mesh, &listen.each_ref().map(String::as_str), Discovery::new().nat()).await {
+            Ok(node) => return (node, [forwarded, foreign], ports),
+            // Another program has the port on all addresses, or on this one.
+            Err(error) => assert!(format!("{error:?}").contains("in use"), "{error:?}"),
+        }
+    }
 }
 
 /// A node that is dialled by a name, and again where only its name is known, however it is reached.
@@ -265,7 +288,7 @@ fn who_has_moved_is_looked_up_and_reached() {
 #[test]
 fn an_address_counts_when_a_member_has_reached_it() {
     use std::collections::BTreeSet;
-    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::net::{Shutdown, TcpStream};
     fn pass_on(mut from: TcpStream, mut to: TcpStream) {
         // However it ends, both ways end.
         let _ = std::io::copy(&mut from, &mut to);
@@ -273,13 +296,8 @@ fn an_address_counts_when_a_member_has_reached_it() {
     }
     run(async {
         // The node listens on 127.0.0.2. Members see it come from 127.0.0.1, so that it may be reached there, too.
-        let [forwarded, foreign, nobodys] = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-        let ports = [&forwarded, &foreign, &nobodys].map(|listener| listener.local_addr().unwrap().port());
-        drop(nobodys);
-        let listen = ports.map(|port| format!("/ip4/127.0.0.2/tcp/{port}"));
-        let nat = Discovery::new().nat();
-        let ours = node(1, 7, &listen.each_ref().map(String::as_str), nat.clone()).await;
-        let theirs = node(2, 7, &[TCP], nat).await;
+        let (ours, [forwarded, foreign], ports) = beside(1, 7).await;
+        let theirs = node(2, 7, &[TCP], Discovery::new().nat()).await;
         let router = std::thread::spawn(move || {
             // First somebody else answers, so that all of that is over when the node is reached.
             drop(foreign.accept().unwrap());
@@ -294,7 +312,8 @@ fn an_address_counts_when_a_member_has_reached_it() {
         let reached: Address = format!("/ip4/127.0.0.1/tcp/{}", ports[0]).parse().unwrap();
         event(&ours, |event| matches!(event, TransportEvent::Listening(told) if told.contains(&reached)))
             .await;
-        let known = listen.iter().map(|address| address.parse().unwrap()).chain([reached]);
+        let listening = ports.map(|port| format!("/ip4/127.0.0.2/tcp/{port}").parse().unwrap());
+        let known = listening.into_iter().chain([reached]);
         let told = BTreeSet::from_iter(ours.listen_addresses());
         assert_eq!(told, known.collect());
         // The connection that was made to look is closed, and the other one stays.
