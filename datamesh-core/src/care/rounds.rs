@@ -101,7 +101,8 @@ fn left_until(left: &BTreeMap<ExtentId, Instant>, id: ExtentId, now: Instant) ->
     left.get(&id).copied().filter(|until| now < *until)
 }
 
-/// Notes until when an extent is left as it is where something was tried with it in vain; what is too much to note is tried again with the rest.
+/// Notes until when an extent is left as it is where something was tried with it in vain; what is too much to note is
+/// tried again with the rest.
 fn note_tried(left: &mut BTreeMap<ExtentId, Instant>, id: ExtentId, is_in_vain: bool, until: Instant) {
     left.remove(&id);
     if is_in_vain && left.len() < MAX_FINDINGS {

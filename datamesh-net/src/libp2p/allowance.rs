@@ -12,12 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures::future::{MapOk, TryFutureExt};
-use futures::io::{AsyncRead, AsyncWrite};
+use futures::io::AsyncRead;
 use futures::task::AtomicWaker;
 use libp2p::Multiaddr;
 use libp2p::core::Transport;
 use libp2p::core::transport::{DialOpts, ListenerId, TransportError, TransportEvent};
 
+use super::forward::forward_writes;
 use super::handshakes::Newest;
 
 /// What is read before the proof: 64 strangers that fill it byte by byte take 80 MiB.
@@ -86,31 +87,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Allowed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Allowed<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(context, buffers)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_close(context)
-    }
-}
+forward_writes!(Allowed, socket);
 
 /// A transport whose incoming connections have an allowance.
 pub(super) struct Allowing<T> {

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use futures::io::{AsyncRead, AsyncWrite};
+use futures::io::AsyncRead;
 use futures::task::AtomicWaker;
+
+use super::forward::forward_writes;
 
 /// How many streams of a connection live, and who waits for one to end.
 #[derive(Debug, Default)]
@@ -17,10 +19,10 @@ pub(super) struct Living {
 }
 
 impl Living {
-    /// Whether there are so many, in which case whoever asks is woken when one ends.
-    pub(super) fn are(&self, most: usize, context: &Context<'_>) -> bool {
+    /// Waits until fewer than `most` live.
+    pub(super) fn poll_fewer(&self, most: usize, context: &Context<'_>) -> Poll<()> {
         self.waiting.register(context.waker());
-        self.count.load(Ordering::Acquire) >= most
+        if self.count.load(Ordering::Acquire) < most { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -55,28 +57,4 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_close(context)
-    }
-}
+forward_writes!(Counted, stream);

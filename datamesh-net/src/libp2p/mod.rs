@@ -20,6 +20,7 @@ mod driver;
 mod failure;
 #[cfg(test)]
 mod floods;
+mod forward;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzz;
 mod gate;

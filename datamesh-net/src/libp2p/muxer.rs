@@ -189,9 +189,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
             driven?;
             context.waker().wake_by_ref();
         }
-        if self.living.are(self.most, context) {
-            return Poll::Pending;
-        }
+        ready_or_return!(self.living.poll_fewer(self.most, context));
         let stream = ready_or_return!(self.connection.poll_new_outbound(context))?;
         Poll::Ready(Ok(Counted::new(stream, &self.living)))
     }

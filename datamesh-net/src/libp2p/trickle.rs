@@ -9,8 +9,10 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use futures::io::{AsyncRead, AsyncWrite};
+use futures::io::AsyncRead;
 use futures_timer::Delay;
+
+use super::forward::forward_writes;
 
 /// Bytes of a frame below which it is a small one: longer ones take at most three times their bytes.
 const SMALL: u32 = 32;
@@ -74,31 +76,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Trickle<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Trickle<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, buffers)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_close(context)
-    }
-}
+forward_writes!(Trickle, inner);
 
 /// Where in a frame a connection is. What is no frame ends the connection elsewhere.
 #[derive(Debug, Default)]
