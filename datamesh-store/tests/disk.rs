@@ -271,18 +271,18 @@ fn space_comes_back() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     block_on(async {
-        fill(&store, 60).await;
+        fill(&store, 200).await;
         let peak = store.capacity().await.unwrap().used;
-        let most = (0..60).filter(|seed| seed % 5 > 0).fold(Batch::new(), |b, s| b.delete_blob(blob(s).0));
+        let most = (0..200).filter(|seed| seed % 5 > 0).fold(Batch::new(), |b, s| b.delete_blob(blob(s).0));
         store.commit(most).await.unwrap();
         store.compact().await.unwrap();
-        for seed in 0..60 {
+        for seed in 0..200 {
             let found = store.read_blob(blob(seed).0).await.unwrap();
             assert_eq!(found.is_some(), seed % 5 == 0, "blob {seed}");
         }
         let used = store.capacity().await.unwrap().used;
         assert!(used < peak / 2, "{used} of {peak}");
-        let rest = (0..60).fold(Batch::new(), |b, s| b.delete_blob(blob(s).0));
+        let rest = (0..200).fold(Batch::new(), |b, s| b.delete_blob(blob(s).0));
         store.commit(rest).await.unwrap();
         store.compact().await.unwrap();
         store.close().await.unwrap();

@@ -14,7 +14,7 @@ use datamesh_core::{Error, ErrorKind, Result};
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
     BackendError, Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    StorageBackend, TableDefinition, WriteTransaction,
+    StorageBackend, TableDefinition, TableError, WriteTransaction,
 };
 
 use super::files;
@@ -65,31 +65,44 @@ pub(crate) fn open(
 }
 
 /// Checks the version and reads the store's id, or writes both into a new store.
+///
+/// Of a store that is there this writes nothing: where a page is damaged a write may end the process, for redb panics
+/// of it and may panic once more while it unwinds.
 fn identify(database: &Database) -> Result<[u8; 16]> {
-    let transaction = begin_write(database)?;
-    let store = {
-        let mut meta = transaction.open_table(META).map_err(broken)?;
-        let version = meta.get(VERSION_KEY).map_err(broken)?.map(|value| value.value().to_vec());
-        match version {
-            None => {
-                let mut store = [0; 16];
-                getrandom::fill(&mut store).map_err(|error| {
-                    Error::io("the system gave no randomness", io::Error::other(error.to_string()))
-                })?;
-                meta.insert(VERSION_KEY, &STORE_VERSION.to_le_bytes()[..]).map_err(broken)?;
-                let row = volume::sealed("meta", STORE_ID_KEY.as_bytes(), store);
-                meta.insert(STORE_ID_KEY, &row[..]).map_err(broken)?;
-                store
-            }
-            Some(version) if version == STORE_VERSION.to_le_bytes() => {
-                let store = meta.get(STORE_ID_KEY).map_err(broken)?;
-                let row: Option<Row> = store.and_then(|store| store.value().try_into().ok());
-                let store = row.and_then(|row| volume::opened("meta", STORE_ID_KEY.as_bytes(), &row));
-                store.ok_or_else(|| corrupt("the store's id is damaged"))?
-            }
-            Some(version) => return Err(unknown_version(&version)),
-        }
+    match read_store_id(&begin_read(database)?)? {
+        Some(store) => Ok(store),
+        None => make(database),
+    }
+}
+
+/// The id of a store of this version; none of one that is new.
+fn read_store_id(transaction: &ReadTransaction) -> Result<Option<[u8; 16]>> {
+    let meta = match transaction.open_table(META) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        opened => opened.map_err(broken)?,
     };
+    let Some(version) = meta.get(VERSION_KEY).map_err(broken)? else { return Ok(None) };
+    if version.value() != STORE_VERSION.to_le_bytes() {
+        return Err(unknown_version(version.value()));
+    }
+    let store = meta.get(STORE_ID_KEY).map_err(broken)?;
+    let row: Option<Row> = store.and_then(|store| store.value().try_into().ok());
+    let store = row.and_then(|row| volume::opened("meta", STORE_ID_KEY.as_bytes(), &row));
+    store.map(Some).ok_or_else(|| corrupt("the store's id is damaged"))
+}
+
+/// Gives a new store its version, an id, and its tables.
+fn make(database: &Database) -> Result<[u8; 16]> {
+    let mut store = [0; 16];
+    getrandom::fill(&mut store)
+        .map_err(|error| Error::io("the system gave no randomness", io::Error::other(error.to_string())))?;
+    let transaction = begin_write(database)?;
+    {
+        let mut meta = transaction.open_table(META).map_err(broken)?;
+        meta.insert(VERSION_KEY, &STORE_VERSION.to_le_bytes()[..]).map_err(broken)?;
+        let row = volume::sealed("meta", STORE_ID_KEY.as_bytes(), store);
+        meta.insert(STORE_ID_KEY, &row[..]).map_err(broken)?;
+    }
     for table in Table::ALL {
         transaction.open_table(rows(table)).map_err(broken)?;
     }
