@@ -4,9 +4,11 @@
 
 mod common;
 
-#[cfg(feature = "nat")]
-use std::net::TcpListener;
+#[cfg(feature = "kad")]
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs, UdpSocket};
+#[cfg(any(feature = "kad", feature = "nat"))]
+use std::net::{Shutdown, TcpListener, TcpStream};
 
 #[cfg(feature = "quic")]
 use common::nodes::QUIC;
@@ -211,6 +213,92 @@ fn members_are_found_by_their_names() {
     });
 }
 
+/// Lookups of as many names as may be looked up at a time wait for a member that says nothing; one more is refused at
+/// once, and finds a place when they have ended.
+#[cfg(feature = "kad")]
+#[test]
+fn names_are_looked_up_so_many_at_a_time() {
+    use datamesh_net::libp2p::address_of;
+    use futures::FutureExt;
+    use futures::future::join_all;
+    const MOST: usize = 32;
+    let id_of = |secret| {
+        let key = ed25519_dalek::SigningKey::from_bytes(&[secret; 32]);
+        datamesh_core::id::NodeId::from_bytes(key.verifying_key().to_bytes())
+    };
+    run(async {
+        let all = Discovery::new().kademlia();
+        let (ours, theirs) = (node(1, 7, &[], all.clone()).await, node(2, 7, &[TCP], all.clone()).await);
+        let third = node(3, 7, &[TCP], all).await;
+        third.connect(theirs.listen_addresses().remove(0), LIMIT).await.unwrap();
+        let (front, line) = Line::to(theirs.listen_addresses().remove(0));
+        ours.connect(front, LIMIT).await.unwrap();
+        // Then the table knows the member that is asked.
+        while ours.connect(address_of(&third.local_node()).unwrap(), LIMIT).await.is_err() {}
+        let names: Vec<Address> = (10..).take(MOST + 1).map(|n| address_of(&id_of(n)).unwrap()).collect();
+        line.hold(true);
+        let mut under_way = join_all(names[..MOST].iter().map(|name| ours.connect(name.clone(), LIMIT)));
+        assert!((&mut under_way).now_or_never().is_none());
+        let refused = ours.connect(names[MOST].clone(), LIMIT).await.unwrap_err();
+        assert!(refused.to_string().contains("too many"), "{refused}");
+        assert!((&mut under_way).now_or_never().is_none(), "none of them was refused");
+        // Who asks for one of them waits with those who asked before.
+        let mut again = Box::pin(ours.connect(names[0].clone(), LIMIT));
+        assert!((&mut again).now_or_never().is_none());
+        line.hold(false);
+        for ended in
+            under_way.await.into_iter().chain([again.await, ours.connect(names[MOST].clone(), LIMIT).await])
+        {
+            let error = ended.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert!(error.to_string().contains("no member that answers"), "{error}");
+        }
+    });
+}
+
+/// A line to a node, which takes what comes and passes it on when nobody holds it.
+#[cfg(feature = "kad")]
+#[derive(Clone, Default)]
+struct Line(std::sync::Arc<(std::sync::Mutex<bool>, std::sync::Condvar)>);
+
+#[cfg(feature = "kad")]
+impl Line {
+    /// A line for one connection, and where it begins.
+    fn to(address: Address) -> (Address, Self) {
+        let port: u16 = address.as_str().split('/').nth(4).unwrap().parse().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let front = format!("/ip4/127.0.0.1/tcp/{}", listener.local_addr().unwrap().port());
+        let line = Self::default();
+        let pumps = line.clone();
+        std::thread::spawn(move || {
+            let (outside, _) = listener.accept().unwrap();
+            let inside = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (back, back_from, back_to) =
+                (pumps.clone(), inside.try_clone().unwrap(), outside.try_clone().unwrap());
+            std::thread::spawn(move || back.pump(back_from, back_to));
+            pumps.pump(outside, inside);
+        });
+        (front.parse().unwrap(), line)
+    }
+
+    fn hold(&self, is_held: bool) {
+        *self.0.0.lock().unwrap() = is_held;
+        self.0.1.notify_all();
+    }
+
+    fn pump(&self, mut from: TcpStream, mut to: TcpStream) {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |is_held| *is_held).unwrap());
+            if to.write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
+        // However it ends, both ways end.
+        let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    }
+}
+
 /// Who is revoked is cut off, gets no connection again, and hears of nobody: neither from members' table of addresses
 /// nor from what they say of themselves.
 #[cfg(feature = "kad")]
@@ -288,7 +376,6 @@ fn who_has_moved_is_looked_up_and_reached() {
 #[test]
 fn an_address_counts_when_a_member_has_reached_it() {
     use std::collections::BTreeSet;
-    use std::net::{Shutdown, TcpStream};
     fn pass_on(mut from: TcpStream, mut to: TcpStream) {
         // However it ends, both ways end.
         let _ = std::io::copy(&mut from, &mut to);

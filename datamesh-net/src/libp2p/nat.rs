@@ -96,6 +96,17 @@ pub(super) struct Relays {
     taken: HashMap<ListenerId, PeerId>,
 }
 
+impl Relays {
+    /// Remembers where a member offers to relay; returns whether there is room for it.
+    fn note_offer(&mut self, peer: PeerId, address: &Multiaddr) -> bool {
+        let is_taken = self.offers.contains_key(&peer) || self.offers.len() < MAX_OFFERS;
+        if is_taken {
+            self.offers.insert(peer, address.clone());
+        }
+        is_taken
+    }
+}
+
 impl Driver {
     /// Notes that a member offers to relay, and under which of its addresses this node reached it.
     pub(super) fn note_relay(&mut self, peer: PeerId, info: &identify::Info, seen_at: &End) {
@@ -107,9 +118,9 @@ impl Driver {
             names::is_dialable(address) && !is_relayed(address) && scope(address) == Scope::World
         });
         let address = said.or(Some(&seen_at.address).filter(|_| !seen_at.relayed));
-        let has_room = self.relays.offers.len() < MAX_OFFERS;
-        if let Some(address) = address.filter(|address| has_room && scope(address) == Scope::World) {
-            self.relays.offers.insert(peer, address.clone());
+        if let Some(address) = address.filter(|address| scope(address) == Scope::World)
+            && self.relays.note_offer(peer, address)
+        {
             self.look_for_relays();
         }
     }
@@ -148,5 +159,25 @@ impl Driver {
             tracing::debug!(%peer, "a member relays for this node no more");
             self.relays.offers.remove(&peer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_offers_are_remembered() {
+        let address = |port: usize| format!("/ip4/203.0.113.1/tcp/{port}").parse().unwrap();
+        let (mut relays, peers) = (Relays::default(), [(); MAX_OFFERS + 1].map(|()| PeerId::random()));
+        let noted: Vec<bool> =
+            (1..).zip(peers).map(|(port, peer)| relays.note_offer(peer, &address(port))).collect();
+        assert_eq!(noted.iter().filter(|noted| **noted).count(), MAX_OFFERS);
+        assert!(!noted[MAX_OFFERS], "one more");
+        assert!(relays.note_offer(peers[0], &address(4001)), "it is known, and has moved");
+        assert_eq!(relays.offers[&peers[0]], address(4001));
+        relays.offers.remove(&peers[1]);
+        assert!(relays.note_offer(peers[MAX_OFFERS], &address(1)), "one has gone");
+        assert_eq!(relays.offers.len(), MAX_OFFERS);
     }
 }

@@ -299,6 +299,7 @@ pub(crate) fn unknown(node: NodeId) -> Error {
 }
 
 /// The error for a node that gets no connection.
+#[cfg(all(feature = "local", unix))]
 pub(crate) fn revoked(node: NodeId) -> Error {
     Error::new(ErrorKind::AccessDenied, REVOKED).with_node(node)
 }
