@@ -350,6 +350,8 @@ impl Mesh {
     /// Dropping the future leaves the rest to the background.
     pub async fn shutdown(&self) -> Result<()> {
         let core = Arc::clone(self.core());
+        // At once: whoever drops this future is to find the mesh closed all the same.
+        core.stop();
         let (done, result) = oneshot::channel();
         let work = async move { drop(done.send(core.shutdown().await)) };
         // On the runtime, so that it goes on when this future is dropped.
@@ -475,9 +477,14 @@ impl Core {
         }
     }
 
-    async fn shutdown(&self) -> Result<()> {
+    /// Begins nothing more.
+    fn stop(&self) {
         self.tasks.stop();
         self.engine.peers.close();
+    }
+
+    async fn shutdown(&self) -> Result<()> {
+        self.stop();
         let _alone = self.closing.alone().await;
         if self.closed.load(Ordering::Relaxed) {
             return Ok(());
@@ -501,8 +508,7 @@ impl Drop for Handle {
         if self.0.tasks.is_stopped() {
             return;
         }
-        self.0.tasks.stop();
-        self.0.engine.peers.close();
+        self.0.stop();
         let core = Arc::clone(&self.0);
         let end = async move {
             if let Err(error) = core.shutdown().await {
