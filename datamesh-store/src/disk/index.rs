@@ -13,7 +13,7 @@ use datamesh_core::ports::{RecordPage, Table};
 use datamesh_core::{Error, ErrorKind, Result};
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
-    BackendError, Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    BackendError, Builder, Database, ReadTransaction, ReadableDatabase, ReadableTableMetadata,
     StorageBackend, TableDefinition, TableError, WriteTransaction,
 };
 
