@@ -5,8 +5,8 @@
 
 Runs the example `benchmark` for so many seconds a row (0.5 unless told), and compares the CPU seconds for each GB put
 and got. In the build of the tests, too, what does the work is optimised: ciphers, libp2p, and the frames. What else a
-machine does adds to single figures and takes nothing away: a guest whose host takes its free memory back pays for each
-page into which the kernel copies, which was seen to make one row in four two to ten times as dear. So the least of up
+machine does adds to single figures and takes nothing away: one row in four was seen two to ten times as dear, in the
+kernel's copy into fresh pages. So the least of up
 to twelve runs counts, of either way; the first that is good enough is the last.
 """
 
