@@ -41,6 +41,8 @@ mod one_socket;
 mod options;
 mod places;
 mod proof;
+#[cfg(feature = "quic")]
+mod quic;
 mod renewal;
 mod resolve;
 mod route;

@@ -79,7 +79,8 @@ fn limits() -> relay::Config {
     relay::Config {
         max_reservations: MAX_RESERVATIONS,
         max_circuits: MAX_CIRCUITS,
-        max_circuits_per_peer: MAX_CIRCUITS_PER_PEER,
+        // One more than so many is what libp2p refuses.
+        max_circuits_per_peer: MAX_CIRCUITS_PER_PEER - 1,
         max_circuit_duration: CIRCUIT_LIMIT,
         max_circuit_bytes: CIRCUIT_BYTES,
         // Many members may be behind one address, and come back together.
@@ -164,7 +165,169 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::Poll;
+
+    use futures::future::poll_fn;
+    use futures::stream::{Stream as _, StreamExt as _};
+    use libp2p::core::Transport as _;
+    use libp2p::core::transport::MemoryTransport;
+    use libp2p::core::upgrade::Version;
+    use libp2p::identity::Keypair;
+    use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+    use libp2p::swarm::{Config, NetworkBehaviour, SwarmEvent};
+    use libp2p::{Swarm, noise};
+
+    use super::super::muxer::Yamux;
     use super::*;
+    use crate::wire::limits::Limits;
+
+    /// So much time is more than any of this takes.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn swarm<B: NetworkBehaviour>(
+        behaviour: impl FnOnce(PeerId) -> (Option<relay::client::Transport>, B),
+    ) -> Swarm<B> {
+        let keys = Keypair::generate_ed25519();
+        let peer = keys.public().to_peer_id();
+        let (relayed, behaviour) = behaviour(peer);
+        let (noise, yamux) = (noise::Config::new(&keys).unwrap(), Yamux::of(&Limits::default()));
+        let sockets = MemoryTransport::default();
+        let transport = match relayed {
+            Some(relayed) => {
+                let sockets = relayed.or_transport(sockets);
+                sockets.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux).boxed()
+            }
+            None => sockets.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux).boxed(),
+        };
+        let config = Config::with_tokio_executor().with_idle_connection_timeout(LIMIT);
+        Swarm::new(transport, behaviour, peer, config)
+    }
+
+    /// A relay with our limits, what it said of those who asked, and the members that do.
+    struct Around {
+        relay: Swarm<relay::Behaviour>,
+        address: Multiaddr,
+        members: Vec<Swarm<relay::client::Behaviour>>,
+        reserved: usize,
+        connected: usize,
+        refused: usize,
+    }
+
+    impl Around {
+        async fn new(members: usize) -> Self {
+            let mut relay = swarm(|peer| {
+                let mut relay = relay::Behaviour::new(peer, limits());
+                relay.set_status(Some(relay::Status::Enable));
+                (None, relay)
+            });
+            relay.listen_on("/memory/0".parse().unwrap()).unwrap();
+            let address = loop {
+                if let SwarmEvent::NewListenAddr { address, .. } = relay.select_next_some().await {
+                    break address;
+                }
+            };
+            relay.add_external_address(address.clone());
+            let address = address.with(Protocol::P2p(*relay.local_peer_id())).with(Protocol::P2pCircuit);
+            let member = || {
+                swarm(|peer| {
+                    let (transport, behaviour) = relay::client::new(peer);
+                    (Some(transport), behaviour)
+                })
+            };
+            let members = std::iter::repeat_with(member).take(members).collect();
+            Self { relay, address, members, reserved: 0, connected: 0, refused: 0 }
+        }
+
+        /// How many the relay has answered.
+        fn count(&self) -> usize {
+            self.reserved + self.connected + self.refused
+        }
+
+        fn reserve(&mut self, member: usize) {
+            self.members[member].listen_on(self.address.clone()).unwrap();
+        }
+
+        /// One at a time: of more than ten on one connection, libp2p drops some without a word.
+        async fn connect(&mut self, member: usize, to: usize) {
+            let to = *self.members[to].local_peer_id();
+            let address = self.address.clone().with(Protocol::P2p(to));
+            let dial = DialOpts::peer_id(to).condition(PeerCondition::Always).addresses(vec![address]);
+            self.members[member].dial(dial.build()).unwrap();
+            self.answered(self.count() + 1).await;
+        }
+
+        /// Waits until the relay has answered so many in all.
+        async fn answered(&mut self, count: usize) {
+            let answered = poll_fn(|context| {
+                for member in &mut self.members {
+                    while Pin::new(&mut *member).poll_next(context).is_ready() {}
+                }
+                while let Poll::Ready(Some(event)) = Pin::new(&mut self.relay).poll_next(context) {
+                    let SwarmEvent::Behaviour(event) = event else { continue };
+                    match event {
+                        relay::Event::ReservationReqAccepted { .. } => self.reserved += 1,
+                        relay::Event::CircuitReqAccepted { .. } => self.connected += 1,
+                        relay::Event::ReservationReqDenied { .. } | relay::Event::CircuitReqDenied { .. } => {
+                            self.refused += 1
+                        }
+                        _ => {}
+                    }
+                }
+                if self.reserved + self.connected + self.refused >= count {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            });
+            tokio::time::timeout(LIMIT, answered).await.expect("it hangs")
+        }
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    }
+
+    #[test]
+    fn a_relay_has_so_many_places() {
+        run(async {
+            let mut around = Around::new(MAX_RESERVATIONS + 1).await;
+            for member in 0..MAX_RESERVATIONS {
+                around.reserve(member);
+            }
+            around.answered(MAX_RESERVATIONS).await;
+            assert_eq!((around.reserved, around.refused), (MAX_RESERVATIONS, 0));
+            around.reserve(MAX_RESERVATIONS);
+            around.answered(MAX_RESERVATIONS + 1).await;
+            assert_eq!((around.reserved, around.refused), (MAX_RESERVATIONS, 1));
+        });
+    }
+
+    #[test]
+    fn so_much_is_relayed_at_a_time() {
+        run(async {
+            const SOURCES: usize = MAX_CIRCUITS / MAX_CIRCUITS_PER_PEER;
+            // Each source dials a member of its own: streams on the way to one are bounded, too.
+            let mut around = Around::new(2 * SOURCES + 1).await;
+            for source in 0..SOURCES {
+                let to = SOURCES + source;
+                around.reserve(to);
+                around.answered(around.count() + 1).await;
+                for _ in 0..MAX_CIRCUITS_PER_PEER {
+                    around.connect(source, to).await;
+                }
+                assert_eq!(
+                    (around.connected, around.refused),
+                    ((source + 1) * MAX_CIRCUITS_PER_PEER, source)
+                );
+                around.connect(source, to).await;
+                assert_eq!(around.refused, source + 1, "it has as much as a member may");
+            }
+            assert_eq!(around.connected, MAX_CIRCUITS);
+            around.connect(2 * SOURCES, SOURCES).await;
+            assert_eq!((around.connected, around.refused), (MAX_CIRCUITS, SOURCES + 1), "all are taken");
+        });
+    }
 
     #[test]
     fn so_many_offers_are_remembered() {

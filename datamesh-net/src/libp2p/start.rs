@@ -19,18 +19,16 @@ use super::config::Libp2pConfig;
 use super::driver::{Driver, Target};
 use super::gate::{Admits, Gated, Gates};
 use super::handshakes::{Handshakes, Newest};
-#[cfg(feature = "quic")]
-use super::muxer::OTHER_STREAMS;
 use super::muxer::Yamux;
 use super::names;
 #[cfg(feature = "quic")]
 use super::one_socket::OneSocket;
 use super::places::Places;
 use super::proof::{self, Own};
+#[cfg(feature = "quic")]
+use super::quic;
 use super::renewal::Renewals;
 use super::resolve::Resolving;
-#[cfg(feature = "quic")]
-use crate::wire::limits::Limits;
 use crate::wire::peers::Shared;
 use crate::wire::{Commands, Started, commands};
 
@@ -41,10 +39,6 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the start waits for an interface to listen on, where a port for all of them is bound.
 const INTERFACE: Duration = Duration::from_secs(3);
-
-/// How long a QUIC handshake may take: over UDP, silence is the only sign that nobody is there.
-#[cfg(feature = "quic")]
-const QUIC_HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Streams of a connection that a peer has opened and not yet said what for: a pool that doubles opens so many at once.
 /// Nobody reads them, and each may fill a window.
@@ -136,7 +130,7 @@ fn sockets(keys: &Keypair, config: &Libp2pConfig, security: Buffered, newest: &N
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     #[cfg(feature = "quic")]
     let sockets = {
-        let quic = quic_config(keys, &config.limits);
+        let quic = quic::config(keys, &config.limits);
         let [listens, dials] = [quic.clone(), quic].map(libp2p::quic::tokio::Transport::new);
         let quic = OneSocket::new(listens, dials).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         tcp.or_transport(quic).map(|either, _| either.into_inner()).boxed()
@@ -147,19 +141,6 @@ fn sockets(keys: &Keypair, config: &Libp2pConfig, security: Buffered, newest: &N
         tcp.boxed()
     };
     Resolving::new(sockets).boxed()
-}
-
-#[cfg(feature = "quic")]
-fn quic_config(keys: &Keypair, limits: &Limits) -> libp2p::quic::Config {
-    let mut quic = libp2p::quic::Config::new(keys);
-    quic.handshake_timeout = limits.handshake.min(QUIC_HANDSHAKE);
-    let streams = u32::try_from(limits.streams_per_connection).unwrap_or(u32::MAX);
-    quic.max_concurrent_stream_limit = streams.saturating_add(OTHER_STREAMS);
-    let window = limits.window();
-    quic.max_connection_data = window;
-    // Two streams that nobody reads are needed to fill it.
-    quic.max_stream_data = window / 2;
-    quic
 }
 
 fn security(keys: &Keypair, config: &Libp2pConfig) -> Result<Buffered> {
@@ -226,45 +207,4 @@ impl Parts {
 
 fn invalid(message: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::InvalidInput, message).with_source(error)
-}
-
-#[cfg(all(test, feature = "quic"))]
-mod tests {
-    use super::*;
-
-    fn quic(change: impl FnOnce(&mut Limits)) -> libp2p::quic::Config {
-        let mut limits = Limits::default();
-        change(&mut limits);
-        quic_config(&Keypair::generate_ed25519(), &limits)
-    }
-
-    #[test]
-    fn quic_takes_the_streams_of_requests_and_some_others() {
-        for (of_requests, streams) in [(63, 95), (64, 96), (65, 97), (usize::MAX, u32::MAX)] {
-            let quic = quic(|limits| limits.streams_per_connection = of_requests);
-            assert_eq!(quic.max_concurrent_stream_limit, streams);
-        }
-    }
-
-    #[test]
-    fn what_strangers_fill_over_quic_is_their_part_within_bounds() {
-        const MIB: usize = 1 << 20;
-        for (bytes, pending, window) in [
-            (256 * MIB, 64, 4 * MIB),
-            (64 * MIB - 1, 64, MIB),
-            (64 * MIB, 64, MIB),
-            (64 * (MIB + 1), 64, MIB + 1),
-            (64 * (16 * MIB - 1), 64, 16 * MIB - 1),
-            (64 * 16 * MIB, 64, 16 * MIB),
-            (64 * (16 * MIB + 1), 64, 16 * MIB),
-            (0, u32::MAX, MIB),
-            (8 * MIB, 0, 8 * MIB),
-            (usize::MAX, 1, 16 * MIB),
-        ] {
-            let quic = quic(|limits| (limits.bytes_in_total, limits.pending_connections) = (bytes, pending));
-            let expected = u32::try_from(window).unwrap();
-            assert_eq!(quic.max_connection_data, expected, "{bytes} bytes for {pending}");
-            assert_eq!(quic.max_stream_data, expected / 2);
-        }
-    }
 }
